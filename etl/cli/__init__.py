@@ -1,0 +1,85 @@
+"""The command ``etl``: parse, settle, call, print. The only place that ends the process with an exit code.
+
+A command's module is imported when the command is called, so that ``etl --help`` stays quick.
+"""
+
+import importlib
+import sys
+
+import click
+
+from etl.errors import EtlError
+
+_COMMANDS = {
+    "split": ("etl.cli.pipeline:split", "Cut a JSON export into Arrow record batches, one partition each."),
+    "load": ("etl.cli.pipeline:load", "Load a split into PostgreSQL and publish it."),
+    "rebuild": ("etl.cli.pipeline:rebuild", "Split, load into a fresh build, publish: all in one go."),
+    "generate": ("etl.cli.pipeline:generate", "Write synthetic records, for tests and measurements."),
+    "power": ("etl.cli.read:power", "Show one power by name or id."),
+    "powerset": ("etl.cli.read:powerset", "Show the powers of a powerset."),
+    "status": ("etl.cli.operate:status", "Show the builds, and what is left to do."),
+    "rollback": ("etl.cli.operate:rollback", "Publish the previous build again."),
+    "prune": ("etl.cli.operate:prune", "Drop old builds."),
+    "log": ("etl.cli.operate:log", "Show the import log."),
+    "db": ("etl.cli.server:database", "The database: start, stop, url, shell, status, migrate, reset."),
+}
+
+
+class _Commands(click.Group):
+    """The commands by name; each is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of use."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="hero-etl", prog_name="etl")
+def cli() -> None:
+    """Turn a big game-data JSON export into a PostgreSQL database that an application can read at once.
+
+    \b
+    etl split powers.json     JSON -> Arrow record batches under a manifest
+    etl load                  record batches -> PostgreSQL, published in one instant
+
+    The database is --dsn, else DATABASE_URL, else PG*, else the embedded server.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 done with rejects, 4 database, 5 input, 6 mismatch or wrong schema,
+    75 stopped (the same command goes on), 76 another run is at work, 130/143 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line; the entry point of the console script."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        _fail("aborted", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except EtlError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def _fail(text: str, code: int) -> None:
+    click.echo(f"etl: {text}", err=True)
+    sys.exit(code)

@@ -1,0 +1,133 @@
+"""What commands share: options, printing, the watch for Ctrl-C."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from etl import config
+from etl.errors import EtlError, Interrupted, UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes such as 400MB or 1GB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes."""
+        if isinstance(value, int):
+            return value
+        try:
+            return config.parse_bytes(value)
+        except EtlError as error:
+            self.fail(str(error), param, ctx)
+
+
+def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Apply several option decorators in the order written."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+STORE = click.option("--store", default="partitions", show_default=True, help="Folder of the splits.")
+DSN = click.option("--dsn", help="Database URL; else DATABASE_URL, PG*, or the embedded server.")
+SCHEMA = click.option("--schema", default="game", show_default=True, help="Schema that applications read.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+JOBS = click.option("--jobs", "-j", type=click.IntRange(min=1), help="Worker processes [default: one per core].")
+EXECUTOR = click.option("--executor", help="process://N or inline://; wins over --jobs.")
+MEMORY = click.option("--memory-limit", type=Size(), default="1GB", show_default=True, help="For all processes.")
+BATCH = click.option("--batch-size", type=click.IntRange(min=1), default=10_000, show_default=True, help="Records.")
+YES = click.option("--yes", is_flag=True, help="Do it without asking.")
+
+
+def emit(value: object) -> None:
+    """Print one JSON object on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before something is destroyed; without a terminal refuse instead of hanging (exit 2)."""
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"{question} Nobody is here to answer.", "add --yes to do it without asking")
+    if not click.confirm(question, err=True):
+        raise UsageError("nothing was done")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return rows as aligned text; numbers stand right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(header)]
+    right = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(header))]
+    lines = [_line(header, widths, right), "  ".join("-" * width for width in widths)]
+    lines += [_line(row, widths, right) for row in cells]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return " ".join(str(value).split())
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    padded = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(cells, widths, right, strict=True)]
+    return "  ".join(padded).rstrip()
+
+
+def size(count: float) -> str:
+    """Return bytes in words: 64 MB."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if count < 1024 or unit == "GB":
+            return f"{count:,.0f} {unit}" if unit in ("bytes", "KB", "MB") else f"{count:,.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+class Stop:
+    """Whether the user wants to stop; the first signal drains, the second ends at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __call__(self) -> bool:
+        """Return True once a signal has come."""
+        return bool(self.signal)
+
+
+@contextmanager
+def watch_signals() -> Iterator[Stop]:
+    """Yield a ``Stop`` that the first Ctrl-C or SIGTERM sets; a second one raises KeyboardInterrupt."""
+    stop = Stop()
+
+    def handle(number: int, frame: object) -> None:
+        if stop.signal:
+            raise KeyboardInterrupt
+        stop.signal = number
+        click.echo("stopping after the work in flight; press again to stop now", err=True)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    except Interrupted as error:
+        error.exit_code = 128 + (stop.signal or signal.SIGINT)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,486 @@
+"""The coordinator: plan = wanted - receipts; runs it, finishes, publishes. It holds the one lock of a live schema.
+
+It imports neither polars nor pyarrow: those live in the workers.
+"""
+
+import itertools
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TypeVar
+
+import psycopg
+
+from etl import (
+    config,
+    db,
+    ddl,
+    dsn,
+    finish,
+    keys,
+    ledger,
+    metrics,
+    migrations,
+    parallel,
+    publish,
+    receipts,
+    tables,
+    work,
+)
+from etl.config import MIB
+from etl.errors import Busy, EtlError, Incomplete, Interrupted, MismatchError, UsageError
+from etl.model import Event, Manifest, Progress, Reject
+from etl.plan import IndexTask, Leaf, LeafResult, LeafTask, RegisterTask, cut_leaves
+from etl.receipts import Receipt
+from etl.store import entities
+from etl.store import manifest as manifests
+from etl.store import rejects as split_rejects
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+# What a worker needs before it holds any data: the interpreter, polars, pyarrow, psycopg.
+WORKER_BASE_BYTES = 120 * MIB
+MIN_BATCH_BYTES = 2 * MIB
+MAX_BATCH_BYTES = 16 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadResult:
+    """What a load came to. ``records = loaded + superseded + rejected`` holds for every instance.
+
+    ``rows`` are per table; ``seconds`` is the wall time, ``timings`` its parts; ``leaves_loaded`` were loaded by this
+    run and ``leaves_kept`` by an earlier one that was stopped. ``generation`` is 0 until something is published.
+    """
+
+    split_id: str
+    build: int
+    generation: int
+    settled: bool
+    nothing_to_do: bool
+    records: int
+    loaded: int
+    superseded: int
+    rejected: int
+    reject_codes: Mapping[str, int]
+    reject_paths: tuple[str, ...]
+    rows: Mapping[str, int]
+    leaves_loaded: int
+    leaves_kept: int
+    seconds: float
+    timings: Mapping[str, float]
+    peak_bytes: int
+    run: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """What the steps of one load share."""
+
+    options: config.LoadOptions
+    manifest: Manifest
+    connection: db.Connection
+    progress: Progress
+    pool: parallel.Pool
+    stop: Callable[[], bool]
+    build: int = 0
+    epoch: int = 0
+    schema: str = ""
+    number: int = 0
+    leaves: list[Leaf] = field(default_factory=list)
+    wanted: tuple[str, ...] = ()
+    done: dict[tuple[str, str], Receipt] = field(default_factory=dict)
+    loaded_now: int = 0
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Attribute the block's wall time to a phase, and say that it began."""
+        started = time.perf_counter()
+        self.progress(Event(phase=name, done=0, total=0, unit="steps"))
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - started
+
+
+def load(
+    options: config.LoadOptions,
+    progress: Progress | None = None,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> LoadResult:
+    """Load the store's latest split (or ``options.split_id``) into a build and publish it; go on where one was stopped.
+
+    Raises:
+        StoreError: the store holds no finished split, or one of another version.
+        DatabaseError: the server is down or refuses.
+        SchemaError: the database holds something else, or an old or newer schema.
+        Busy: another run is loading the same live schema.
+        WorkerDied, MismatchError: a leaf could not be loaded; the others are kept, and nothing was published.
+        Interrupted: ``stop`` said so; the same command goes on.
+    """
+    started = time.perf_counter()
+    report = progress or _silent
+    manifest = manifests.read(options.store, options.split_id)
+    _check_tables(options)
+    where = dsn.resolve(options.dsn)
+    name = f"etl load into {options.schema} by {db.whoami()}"[:63]
+    with metrics.PeakMemory() as memory, db.connect(where, name=name) as connection:
+        migrations.ensure(connection)
+        lock(connection, options.schema)
+        publish.check_live_schema(connection, options.schema, list(ddl.relations(tables.TABLES)))
+        with parallel.Pool(options.executor, {config.DSN_VARIABLE: where}) as pool:
+            run = _Run(options=options, manifest=manifest, connection=connection, progress=report, pool=pool, stop=stop)
+            result = _run(run, started, memory)
+    return result
+
+
+def _run(run: _Run, started: float, memory: metrics.PeakMemory) -> LoadResult:
+    """Do what is left to do of a load; leave its line in the import log."""
+    run.wanted = tuple(name for name in tables.TABLES if not run.options.tables or name in run.options.tables)
+    live = _live(run)
+    if live is not None:
+        return replace(live, seconds=time.perf_counter() - started, peak_bytes=memory.peak_bytes)
+    with run.phase("plan"):
+        _plan(run)
+    run.number = ledger.begin(
+        run.connection,
+        manifest=run.manifest,
+        command=run.options.command,
+        live_schema=run.options.schema,
+        build=run.build,
+        workers=run.pool.workers,
+    )
+    try:
+        _work(run)
+        with run.phase("finish"):
+            rows = finish.finish(run.connection, run.build, run.schema, run.leaves, run.wanted, run.done)
+        with run.phase("publish"):
+            published = publish.publish(run.connection, run.options.schema, run.build)
+    except BaseException as error:
+        _record_failure(run, error, memory)
+        raise
+    return _conclude(run, rows, published, started, memory)
+
+
+def _silent(event: Event) -> None:
+    """Take an event and show nothing."""
+
+
+def _check_tables(options: config.LoadOptions) -> None:
+    unknown = [name for name in options.tables if name not in tables.TABLES]
+    if unknown:
+        raise UsageError(f"there is no table {', '.join(unknown)}", f"the tables are {', '.join(tables.TABLES)}")
+
+
+def lock(connection: db.Connection, live_schema: str) -> None:
+    """Take the coordinator's lock for the life of the connection.
+
+    Raises:
+        Busy: another run has it; the message says who and since when.
+    """
+    values = {"space": db.LOCK_SPACE, "schema": live_schema}
+    row = connection.execute(db.query("try_run_lock"), values).fetchone()
+    if row and row[0]:
+        return
+    holder = connection.execute(db.query("run_lock_holder"), values).fetchone()
+    who = (
+        f"{holder[0]} (database user {holder[1]}, {holder[2]}), since {holder[3]:%Y-%m-%d %H:%M:%S %Z}"
+        if holder
+        else ""
+    )
+    raise Busy(f"another run is at work on schema {live_schema}: {who}", "wait for it, then run the command again")
+
+
+def _versions(wanted: tuple[str, ...]) -> dict[str, str]:
+    return {name: ddl.version(name) for name in wanted}
+
+
+def _live(run: _Run) -> LoadResult | None:
+    """Return the result to report where the published build is already what is wanted, else None."""
+    row = run.connection.execute(db.query("live"), {"schema": run.options.schema}).fetchone()
+    if row is None:
+        return None
+    build, generation, _, _, split_id, names, versions, *_ = row
+    publish.settle(run.connection, run.options.schema)
+    lost = [name for name in names if name not in run.wanted]
+    same = split_id == run.manifest.split_id and all(versions.get(n) == v for n, v in _versions(run.wanted).items())
+    if same and not run.options.fresh:
+        rows = Counter[str]()
+        for (table, _), receipt in receipts.read(run.connection, build).items():
+            rows[table] += receipt.rows
+        kept = {name: rows[name] for name in names}
+        set_aside = _load_rejects(run.connection, build)
+        return _result(run, build, generation, True, kept, set_aside, nothing_to_do=True)
+    if lost:
+        raise UsageError(
+            f"a build without {', '.join(lost)} would take these tables from the readers of {run.options.schema}",
+            "leave out --tables",
+        )
+    return None
+
+
+def _plan(run: _Run) -> None:
+    """Find the build to go on with, or begin one; from here on, older workers of it are gone."""
+    for build, split_id, names, versions, plan in run.connection.execute(
+        db.query("unfinished_builds"), {"schema": run.options.schema}
+    ).fetchall():
+        current = versions == _versions(run.wanted) and tuple(names) == run.wanted
+        _take_over(run.connection, build)
+        if split_id == run.manifest.split_id and current and not run.build:
+            run.build = build
+            run.leaves = [_leaf(values) for values in plan]
+        else:
+            _drop(run.connection, run.options.schema, build)
+    if not run.build:
+        _begin(run)
+    run.schema = publish.schema_of(run.options.schema, run.build)
+    run.epoch = _take_over(run.connection, run.build)
+    run.done = receipts.read(run.connection, run.build)
+
+
+def _leaf(values: dict[str, object]) -> Leaf:
+    return Leaf(**{**values, "powersets": tuple(values["powersets"])})  # type: ignore[arg-type]  # as asdict wrote it
+
+
+def _take_over(connection: db.Connection, build: int) -> int:
+    """Raise the build's epoch, end the workers of older coordinators, and wait until they are gone."""
+    row = connection.execute(db.query("raise_epoch"), {"build": build}).fetchone()
+    connection.execute(db.query("end_older_workers"), {"space": db.LOCK_SPACE, "build": build})
+    with connection.transaction():
+        connection.execute(db.query("lock_build_alone"), {"space": db.LOCK_SPACE, "build": build})
+    return int(row[0]) if row else 0
+
+
+def _drop(connection: db.Connection, live_schema: str, build: int) -> None:
+    """Drop a build that was never published and will not be gone on with."""
+    ddl.drop_build(connection, publish.schema_of(live_schema, build))
+    with connection.transaction():
+        connection.execute(db.query("forget_build"), {"build": build})
+        connection.execute(db.query("drop_build_row"), {"build": build})
+
+
+def _begin(run: _Run) -> None:
+    """Begin a build in one transaction: ids of archetypes and powersets, its plan, its empty tables, its entities."""
+    manifest, connection = run.manifest, run.connection
+    archetypes = entities.read(run.options.store, manifest, "archetypes")
+    powersets = entities.read(run.options.store, manifest, "powersets")
+    with connection.transaction():
+        connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
+        archetype_ids, powerset_ids = keys.register(connection, archetypes, powersets)
+        run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids)
+        row = connection.execute(
+            db.query("create_build"),
+            {
+                "schema": run.options.schema,
+                "split_id": manifest.split_id,
+                "store": run.options.store,
+                "format": manifest.format,
+                "game_version": manifest.game_version,
+                "tables": list(run.wanted),
+                "versions": json.dumps(_versions(run.wanted)),
+                "plan": json.dumps([asdict(leaf) for leaf in run.leaves]),
+            },
+        ).fetchone()
+        run.build = int(row[0]) if row else 0
+        schema = publish.schema_of(run.options.schema, run.build)
+        branches = {leaf.archetype: leaf.archetype_id for leaf in run.leaves}
+        ddl.create_build(connection, schema, branches)
+        rows = keys.write_entities(connection, schema, archetypes, powersets, archetype_ids, powerset_ids)
+        for name, count in rows.items():
+            receipt = Receipt(
+                table=name, leaf="all", digest=manifest.entities_digest, version=ddl.version(name), rows=count, bytes=0
+            )
+            receipts.record(connection, run.build, receipt, 0.0)
+
+
+def _work(run: _Run) -> None:
+    """Register the names, load the leaves that have no receipt, index the plain tables."""
+    with run.phase("register"):
+        if ("power_directory", "all") not in run.done:
+            task = RegisterTask(
+                build=run.build,
+                epoch=run.epoch,
+                schema=run.schema,
+                store=run.options.store,
+                split_id=run.manifest.split_id,
+                version="1",
+            )
+            _each(run, work.register, [task])
+    with run.phase("load"):
+        _load_leaves(run)
+    with run.phase("index"):
+        tasks = [
+            IndexTask(build=run.build, epoch=run.epoch, schema=run.schema, table=name, version=ddl.version(name))
+            for name in finish.plain_tables(run.wanted)
+            if (name, "indexes") not in run.done
+        ]
+        _each(run, work.index_table, tasks)
+
+
+def _each(run: _Run, function: Callable[[T], object], tasks: list[T]) -> None:
+    """Run small tasks; the first failure is raised."""
+    for _, outcome in run.pool.run(function, tasks, stop=run.stop):
+        if isinstance(outcome, Exception):
+            raise outcome
+    _stop_here(run)
+
+
+def _stop_here(run: _Run) -> None:
+    if run.stop():
+        raise Interrupted("stopped; what is finished is kept", "the same command goes on from here")
+
+
+def _load_leaves(run: _Run) -> None:
+    """Load what has no receipt, biggest leaves first; a failed leaf does not keep the others from being loaded."""
+    todo = [leaf for leaf in run.leaves if not _is_loaded(run, leaf)]
+    total = sum(leaf.rows for leaf in run.leaves)
+    ready = total - sum(leaf.rows for leaf in todo)
+    failures: list[tuple[LeafTask, Exception]] = []
+    tasks = [_task(run, leaf) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
+    for task, outcome in run.pool.run(work.load_leaf, tasks, stop=run.stop):
+        if isinstance(outcome, Exception):
+            _log.error("leaf %s failed: %s", task.leaf.name, outcome)
+            failures.append((task, outcome))
+            continue
+        ready += task.leaf.rows
+        run.loaded_now += 1
+        _note_leaf(run, outcome)
+        run.progress(Event(phase="load", done=ready, total=total, unit="rows", message=outcome.leaf))
+    if failures:
+        raise _failed(failures)
+    _stop_here(run)
+    run.done = receipts.read(run.connection, run.build)
+
+
+def _failed(failures: list[tuple[LeafTask, Exception]]) -> EtlError:
+    """Return the error to end with: the first one's kind, naming every leaf that failed."""
+    first = failures[0][1]
+    names = ", ".join(task.leaf.name for task, _ in failures)
+    kind = type(first) if isinstance(first, EtlError) else EtlError
+    text = first.message if isinstance(first, EtlError) else f"{type(first).__name__}: {first}"
+    return kind(
+        f"{len(failures)} of the leaves failed ({names}); nothing was published. {text}",
+        "run the same command again; finished leaves are kept",
+    )
+
+
+def _is_loaded(run: _Run, leaf: Leaf) -> bool:
+    return all((name, leaf.name) in run.done for name in run.wanted if name in tables.LEAF_TABLES)
+
+
+def _task(run: _Run, leaf: Leaf) -> LeafTask:
+    # A worker holds a batch three times: as read, as columns of the tables, as encoded for COPY; and its libraries.
+    budget = run.options.memory_limit_bytes // (run.pool.workers + 1) - WORKER_BASE_BYTES
+    return LeafTask(
+        build=run.build,
+        epoch=run.epoch,
+        schema=run.schema,
+        store=run.options.store,
+        split_id=run.manifest.split_id,
+        leaf=leaf,
+        tables=tuple((name, ddl.version(name)) for name in run.wanted if name in tables.LEAF_TABLES),
+        batch_rows=run.options.batch_rows,
+        batch_bytes=max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, budget // 12)),
+    )
+
+
+def _note_leaf(run: _Run, result: LeafResult) -> None:
+    """Write a leaf's line into the log of the run."""
+    ledger.log_leaf(run.connection, run.number, run.build, result.leaf, result.rows, result.bytes, result.seconds)
+    for kind, seconds in result.timings.items():
+        name = f"worker_{kind}"
+        run.timings[name] = run.timings.get(name, 0.0) + seconds
+    facts = {"action": "leaf_loaded", "leaf": result.leaf, "rows": result.rows, "seconds": round(result.seconds, 3)}
+    _log.info("leaf %s: %s powers in %.2f s", result.leaf, result.rows.get("powers", 0), result.seconds, extra=facts)
+
+
+def _load_rejects(connection: db.Connection, build: int) -> list[Reject]:
+    """Return what a build's leaves set aside, by place."""
+    rows = connection.execute(db.query("load_rejects"), {"build": build}).fetchall()
+    names = ("source", "file", "ordinal", "offset", "uid", "stage", "code", "reason", "raw")
+    return [Reject(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def _conclude(
+    run: _Run, rows: dict[str, int], published: publish.Publication, started: float, memory: metrics.PeakMemory
+) -> LoadResult:
+    """Prove the sum, end the line in the import log, and say what it came to."""
+    set_aside = _load_rejects(run.connection, run.build)
+    result = _result(run, run.build, published.generation, published.settled, rows, set_aside, nothing_to_do=False)
+    result = replace(result, seconds=time.perf_counter() - started, peak_bytes=memory.peak_bytes)
+    split_side = itertools.islice(split_rejects.read(run.options.store, run.manifest), ledger.SHOWN_REJECTS)
+    ending = ledger.Ending(
+        state="done",
+        records=result.records,
+        loaded=result.loaded,
+        superseded=result.superseded,
+        rejected=result.rejected,
+        peak_bytes=result.peak_bytes,
+        timings=result.timings,
+        data=ledger.summary_data(result.reject_codes, [*split_side, *set_aside], run.manifest.counts),
+    )
+    ledger.end(run.connection, run.number, ending)
+    return result
+
+
+def _result(
+    run: _Run,
+    build: int,
+    generation: int,
+    settled: bool,
+    rows: Mapping[str, int],
+    set_aside: list[Reject],
+    *,
+    nothing_to_do: bool,
+) -> LoadResult:
+    manifest = run.manifest
+    loaded = rows.get("powers", manifest.rows - len(set_aside))
+    rejected = manifest.rejects + len(set_aside)
+    if manifest.records != loaded + manifest.superseded + rejected:
+        raise MismatchError(
+            f"{manifest.records} records are not {loaded} loaded + {manifest.superseded} superseded + {rejected} rejected"
+        )
+    paths = []
+    if manifest.rejects:
+        paths.append(split_rejects.place(run.options.store, manifest))
+    if set_aside:
+        paths.append(split_rejects.write_load(run.options.store, manifest, build, set_aside))
+    return LoadResult(
+        split_id=manifest.split_id,
+        build=build,
+        generation=generation,
+        settled=settled,
+        nothing_to_do=nothing_to_do,
+        records=manifest.records,
+        loaded=loaded,
+        superseded=manifest.superseded,
+        rejected=rejected,
+        reject_codes=Counter(manifest.reject_codes) + Counter(reject.code for reject in set_aside),
+        reject_paths=tuple(paths),
+        rows=dict(rows),
+        leaves_loaded=run.loaded_now,
+        leaves_kept=len(run.leaves) - run.loaded_now,
+        seconds=0.0,
+        timings=dict(run.timings),
+        peak_bytes=0,
+        run=run.number,
+        notes=manifest.notes,
+    )
+
+
+def _record_failure(run: _Run, error: BaseException, memory: metrics.PeakMemory) -> None:
+    """End the line in the import log, if the database still listens."""
+    state = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt | Incomplete) else "failed"
+    ending = ledger.Ending(
+        state=state, peak_bytes=memory.peak_bytes, timings=run.timings, message=f"{type(error).__name__}: {error}"
+    )
+    try:
+        ledger.end(run.connection, run.number, ending)
+    except psycopg.Error as lost:
+        _log.warning("the end of run %s could not be written: %s", run.number, lost)

@@ -1,0 +1,207 @@
+"""The relations of a build schema: what the files of ``sql/tables`` and ``sql/views`` say, made for one build.
+
+Geometry: ``powers`` and ``power_effects`` are LIST by archetype into branches, each branch RANGE by powerset id into
+leaves. A leaf is made standalone, with a CHECK that repeats the bounds of both levels, so that ATTACH needs no scan.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from etl import db, resources, tables
+from etl.errors import SchemaError
+
+
+_SCALARS = ("int2", "int4", "int8", "float8", "bool", "text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """One index section: its published name, its statement with holes {index} and {table}, what it needs."""
+
+    name: str
+    statement: str
+    requires: str | None
+
+
+def indexes(relative_path: str) -> list[Index]:
+    """Return the index sections of a file of ``sql/``, in order; primary keys are among them."""
+    found = []
+    for heading, body in db.sections(relative_path):
+        if heading.startswith("index: "):
+            needs = re.search(r"^-- requires: (\w+)", body, flags=re.MULTILINE)
+            found.append(Index(name=heading[7:], statement=body, requires=needs[1] if needs else None))
+    return found
+
+
+def table_file(name: str) -> str:
+    """Return the file in ``sql/`` that makes the table."""
+    return f"tables/{name}.sql"
+
+
+def views() -> list[tuple[str, str]]:
+    """Return (view name, file) of the materialized views, in the order of their numbers."""
+    return [(re.sub(r".*/?\d+_(\w+)\.sql$", r"\1", path), path) for path in resources.sql_files("views")]
+
+
+def version(name: str) -> str:
+    """Return what a receipt says of how its rows came to be: the transform's version and a digest of the DDL."""
+    text = resources.sql_text(table_file(name))
+    return f"{tables.spec(name).version}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def extension_schema(connection: db.Connection, extension: str) -> str | None:
+    """Return the schema the extension is installed in; None where this server lacks it.
+
+    An extension that is available, and trusted or allowed, is installed on the way.
+    """
+    row = connection.execute(db.query("extension"), {"name": extension}).fetchone()
+    if row is None or row[0] is not None:
+        return row[0] if row else None
+    if not row[1]:
+        return None
+    connection.execute(db.query("create_extension", name=db.identifier(extension)))
+    row = connection.execute(db.query("extension"), {"name": extension}).fetchone()
+    return str(row[0]) if row else None
+
+
+def create_indexes(
+    connection: db.Connection,
+    schema: str,
+    table: str,
+    path: str,
+    *,
+    prefix: str | None = None,
+    only: str | None = None,
+) -> None:
+    """Make the indexes of ``path`` on a table; named as published, or ``<prefix>_<number>`` on a leaf.
+
+    What needs an extension that the server lacks is left out. ``only`` names a single index.
+    """
+    for number, index in enumerate(indexes(path)):
+        if only is not None and index.name != only:
+            continue
+        if index.requires:
+            home = extension_schema(connection, index.requires)
+            if home is None:
+                continue
+            connection.execute(db.query("see_schema"), (f"{home}, pg_catalog",))
+        name = f"{prefix}_{number}" if prefix else index.name
+        holes = {"index": db.identifier(name), "table": db.identifier(schema, table)}
+        connection.execute(db.template(index.statement, holes))
+
+
+def create_build(connection: db.Connection, schema: str, archetypes: dict[str, int]) -> None:
+    """Make a build's schema with every table, parents with their branches and indexes, and no rows."""
+    connection.execute(db.query("create_schema", schema=db.identifier(schema)))
+    holes = {"schema": db.identifier(schema)}
+    for name in (*tables.TABLES, "power_directory"):
+        for heading, body in db.sections(table_file(name)):
+            if heading == "create":
+                connection.execute(db.template(body, holes))
+    for name in tables.LEAF_TABLES:
+        if not tables.spec(name).partitioned:
+            continue
+        create_indexes(connection, schema, name, table_file(name))
+        for key, number in archetypes.items():
+            connection.execute(
+                db.query(
+                    "create_branch",
+                    branch=db.identifier(schema, f"{name}_{key}"),
+                    parent=db.identifier(schema, name),
+                    archetype=sql.Literal(number),
+                )
+            )
+
+
+def create_leaf(connection: db.Connection, schema: str, table: str, leaf: str) -> sql.Identifier:
+    """Make the leaf's own table, standalone and bare, like its parent; return its name."""
+    relation = db.identifier(schema, f"{table}_{leaf}")
+    connection.execute(db.query("create_leaf", leaf=relation, parent=db.identifier(schema, table)))
+    return relation
+
+
+def bounds(archetype_id: int, lower: int | None, upper: int | None) -> sql.Composed:
+    """Return the condition that both levels of partitioning put on a leaf's rows."""
+    parts = [sql.SQL("archetype_id = {}").format(archetype_id)]
+    if lower is not None:
+        parts.append(sql.SQL("powerset_id >= {}").format(lower))
+    if upper is not None:
+        parts.append(sql.SQL("powerset_id < {}").format(upper))
+    return sql.SQL(" and ").join(parts)
+
+
+def check_leaf(connection: db.Connection, schema: str, table: str, leaf: str, condition: sql.Composed) -> None:
+    """Add the CHECK that lets the leaf be attached without a scan."""
+    connection.execute(
+        db.query(
+            "check_leaf",
+            leaf=db.identifier(schema, f"{table}_{leaf}"),
+            constraint=db.identifier("bounds"),
+            condition=condition,
+        )
+    )
+
+
+def analyze(connection: db.Connection, schema: str, table: str, name: str, *, indexed_only: bool = False) -> None:
+    """Gather statistics on the scalar columns of a table shaped like ``name``: chewing jsonb cost 2 of 8 seconds.
+
+    ``indexed_only`` names the indexed ones alone: for a parent, whose leaves have theirs and are sampled once more.
+    """
+    columns = [column for column, kind in tables.spec(name).columns.items() if kind in _SCALARS]
+    if indexed_only:
+        words = set(re.findall(r"\w+", " ".join(index.statement for index in indexes(table_file(name)))))
+        columns = [column for column in columns if column in words]
+    statement = sql.SQL("analyze {} ({})").format(
+        db.identifier(schema, table), sql.SQL(", ").join(map(sql.Identifier, columns))
+    )
+    connection.execute(statement)
+
+
+def attach_leaf(
+    connection: db.Connection, schema: str, table: str, branch: str, leaf: str, lower: int | None, upper: int | None
+) -> None:
+    """Attach a leaf to its branch; its indexes are adopted by the parents' without being built again."""
+    connection.execute(
+        db.query(
+            "attach_leaf",
+            branch=db.identifier(schema, f"{table}_{branch}"),
+            leaf=db.identifier(schema, f"{table}_{leaf}"),
+            lower=sql.SQL("minvalue") if lower is None else sql.Literal(lower),
+            upper=sql.SQL("maxvalue") if upper is None else sql.Literal(upper),
+        )
+    )
+
+
+def drop_build(connection: db.Connection, schema: str, deadline: float = 0.0) -> None:
+    """Drop a build schema relation by relation, each in its own transaction (one DROP of all runs out of locks).
+
+    Each lock is waited for patiently until ``deadline`` (a ``time.monotonic()`` value).
+    """
+    rows = connection.execute(db.query("relations_of_schema"), {"schema": schema}).fetchall()
+    kinds = {"m": "drop_view", "r": "drop_table", "p": "drop_table"}
+    for name, kind in rows:
+        if kind not in kinds:
+            raise SchemaError(f"{schema}.{name} is no relation of ours", f"drop view {schema}.{name}")
+        db.patiently(connection, db.query(kinds[kind], relation=db.identifier(schema, name)), deadline)
+    db.patiently(connection, db.query("drop_schema", schema=db.identifier(schema)), deadline)
+
+
+def relations(schema_tables: tuple[str, ...]) -> Iterator[str]:
+    """Yield the relations of a build that applications see, tables first."""
+    yield from schema_tables
+    yield "power_directory"
+    for name, _ in views():
+        yield name
+
+
+def create_view(connection: db.Connection, schema: str, name: str, path: str) -> None:
+    """Make a materialized view with its rows, indexes and statistics."""
+    for heading, body in db.sections(path):
+        if heading == "create":
+            connection.execute(db.template(body, {"schema": db.identifier(schema)}))
+    create_indexes(connection, schema, name, path)
+    connection.execute(db.query("analyze", relation=db.identifier(schema, name)))

@@ -1,0 +1,56 @@
+"""Finishing a build: leaves attached, keys and indexes, the view, and the proof that all rows are there."""
+
+from collections.abc import Mapping, Sequence
+
+from etl import db, ddl, tables
+from etl.errors import MismatchError
+from etl.plan import Leaf
+from etl.receipts import Receipt
+
+
+def plain_tables(wanted: Sequence[str]) -> list[str]:
+    """Return those of the wanted tables that many leaves append to, and that are indexed when all rows are there."""
+    return [name for name in wanted if name in tables.LEAF_TABLES and not tables.spec(name).partitioned]
+
+
+def finish(
+    connection: db.Connection,
+    build: int,
+    schema: str,
+    leaves: Sequence[Leaf],
+    wanted: Sequence[str],
+    done: Mapping[tuple[str, str], Receipt],
+) -> dict[str, int]:
+    """Attach, link, build the views and prove the counts, in one transaction: a build is finished whole or not at all.
+
+    Returns the rows per table.
+
+    Raises:
+        MismatchError: a table does not hold the rows its receipts name.
+    """
+    with connection.transaction():
+        partitioned = [name for name in wanted if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
+        for name in partitioned:
+            for leaf in leaves:
+                ddl.attach_leaf(connection, schema, name, leaf.archetype, leaf.name, leaf.lower, leaf.upper)
+        connection.execute(db.query("link_powersets", schema=db.identifier(schema)))
+        connection.execute(db.query("link_powers", schema=db.identifier(schema)))
+        if "power_prerequisites" in wanted:
+            connection.execute(db.query("unresolve_missing", schema=db.identifier(schema)))
+        rows = {name: _count(connection, schema, name, done) for name in wanted}
+        for name in partitioned:
+            ddl.analyze(connection, schema, name, name, indexed_only=True)
+        for name, path in ddl.views():
+            ddl.create_view(connection, schema, name, path)
+        connection.execute(db.query("finish_build"), {"build": build})
+    return rows
+
+
+def _count(connection: db.Connection, schema: str, name: str, done: Mapping[tuple[str, str], Receipt]) -> int:
+    """Return the rows of a table, proven equal to the sum of its receipts."""
+    row = connection.execute(db.query("count_rows", relation=db.identifier(schema, name))).fetchone()
+    found = int(row[0]) if row else 0
+    expected = sum(receipt.rows for (table, _), receipt in done.items() if table == name)
+    if found != expected:
+        raise MismatchError(f"table {name} holds {found} rows, its receipts name {expected}", "etl rebuild")
+    return found

@@ -1,0 +1,97 @@
+"""The import log: one row per run, begun before the work and ended with its counts."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from etl import db
+from etl.model import Manifest, Reject
+
+# import_data shows this many rejects in full; all of them are in the store and in etl.reject.
+SHOWN_REJECTS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run ended: its state (done, stopped, failed) and what it came to."""
+
+    state: str
+    records: int = 0
+    loaded: int = 0
+    superseded: int = 0
+    rejected: int = 0
+    peak_bytes: int = 0
+    timings: Mapping[str, float] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    message: str | None = None
+
+
+def begin(
+    connection: db.Connection, *, manifest: Manifest, command: str, live_schema: str, build: int, workers: int
+) -> int:
+    """Write the first half of a run's row; return its number. Rows that a killed run left open are closed."""
+    connection.execute(db.query("close_lost_runs"), {"schema": live_schema})
+    values = {
+        "type": f"{manifest.format} powers",
+        "command": command,
+        "schema": live_schema,
+        "source": ", ".join(source.path for source in manifest.sources),
+        "hash": ", ".join(source.sha256 for source in manifest.sources),
+        "game_version": manifest.game_version,
+        "build": build,
+        "who": db.whoami(),
+        "workers": workers,
+    }
+    row = connection.execute(db.query("begin_run"), values).fetchone()
+    return int(row[0]) if row else 0
+
+
+def end(connection: db.Connection, run: int, ending: Ending) -> None:
+    """Write the second half of a run's row."""
+    values = {
+        "run": run,
+        "state": ending.state,
+        "records": ending.records,
+        "loaded": ending.loaded,
+        "superseded": ending.superseded,
+        "rejected": ending.rejected,
+        "peak": ending.peak_bytes,
+        "timings": json.dumps({name: round(seconds, 4) for name, seconds in ending.timings.items()}),
+        "data": json.dumps(ending.data, ensure_ascii=False).replace("\\u0000", ""),
+        "message": ending.message,
+    }
+    connection.execute(db.query("end_run"), values)
+
+
+def log_leaf(
+    connection: db.Connection,
+    run: int,
+    build: int,
+    leaf: str,
+    rows: Mapping[str, int],
+    sizes: Mapping[str, int],
+    seconds: float,
+) -> None:
+    """Write a line per table of one leaf."""
+    for table, count in rows.items():
+        values = {"run": run, "build": build, "table": table, "leaf": leaf, "rows": count}
+        connection.execute(db.query("record_leaf_log"), {**values, "bytes": sizes[table], "seconds": seconds})
+
+
+def summary_data(codes: Mapping[str, int], rejects: Sequence[Reject], counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return ``import_data``: counts per reject reason, cleaning counts, and the first rejects without their text."""
+    shown = [
+        {
+            "source": reject.source,
+            "file": reject.file,
+            "ordinal": reject.ordinal,
+            "offset": reject.offset,
+            "uid": reject.uid,
+            "stage": reject.stage,
+            "code": reject.code,
+            "reason": reject.reason,
+        }
+        for reject in rejects[:SHOWN_REJECTS]
+    ]
+    return {"reject_codes": dict(codes), "cleaned": dict(counts), "rejects": shown}

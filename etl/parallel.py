@@ -1,0 +1,220 @@
+"""The door to other processes: an executor factory, a window of tasks in flight, suspects retried alone.
+
+Only ``submit``, ``wait`` and ``shutdown`` of an executor are used, so that any ``concurrent.futures.Executor`` will do.
+One killed worker breaks a whole ``ProcessPoolExecutor`` without saying which task did it: every task that was in flight
+is a suspect and runs again alone, and one that kills its worker alone as well comes back as ``WorkerDied``.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from etl.errors import UsageError, WorkerDied
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Workers get one polars thread: parallelism is processes. The malloc settings keep freed buffers in the process, which
+# turned 270 MB/s of splitting into 850 (page faults); they are read by the C library when the worker starts.
+WORKER_ENVIRONMENT = {
+    "POLARS_MAX_THREADS": "1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+    "MALLOC_TOP_PAD_": str(16 << 20),
+}
+
+_PARENT_CHECK_S = 1.0
+_STOP_CHECK_S = 0.2
+
+
+class InlineExecutor(Executor):
+    """Runs each task at once in the calling process; for tests and for debugging."""
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> "Future[R]":
+        """Run the call and return a future that is already done."""
+        future: Future[R] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001  # the task's outer edge: it becomes an outcome
+            future.set_exception(error)
+        return future
+
+
+def parse(executor: str) -> tuple[str, int]:
+    """Return (scheme, number of workers) of an executor URL such as ``process://2`` or ``inline://``.
+
+    Raises:
+        UsageError: the scheme is unknown, or the number is none or below 1.
+    """
+    scheme, mark, rest = executor.partition("://")
+    if mark and scheme == "inline":
+        return scheme, 1
+    if mark and scheme == "process" and rest.isdigit() and int(rest) > 0:
+        return scheme, int(rest)
+    raise UsageError(f"'{executor}' is no executor", "use process://N (N worker processes) or inline://")
+
+
+class Pool:
+    """Workers for one run, started when first used and kept for all of its passes."""
+
+    def __init__(self, executor: str, environment: Mapping[str, str] | None = None) -> None:
+        """Name the executor; ``environment`` is set in each worker once it runs (so it may hold a password)."""
+        self._scheme, self.workers = parse(executor)
+        self._environment = dict(environment or {})
+        self._executor: Executor | None = None
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.kill()
+
+    def run(
+        self,
+        function: Callable[[T], R],
+        tasks: Iterable[T],
+        *,
+        window: int | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[T, R | Exception]]:
+        """Yield (task, result or exception) as tasks end, in no fixed order.
+
+        ``function`` is module-level, tasks are frozen values, results small. At most ``window`` tasks (default: one
+        per worker, and one waiting for each) are in flight. Once ``stop`` says so nothing more is submitted, and what
+        is in flight is still yielded.
+        """
+        waiting, suspects = deque(tasks), deque[T]()
+        flying: dict[Future[R], T] = {}
+        limit = window or 2 * self.workers
+        retrying = False
+        while waiting or suspects or flying:
+            if stop():
+                waiting.clear()
+                suspects.clear()
+            if not (retrying and flying):
+                retrying = self._fill(function, flying, waiting, suspects, limit)
+            done, _ = wait(flying, timeout=_STOP_CHECK_S, return_when=FIRST_COMPLETED)
+            broken = [flying.pop(future) for future in list(done) if _is_broken(future)]
+            for future in done - {f for f in done if _is_broken(f)}:
+                yield flying.pop(future), _outcome(future)
+            if not broken:
+                continue
+            broken += [task for future, task in flying.items() if not future.done() or _is_broken(future)]
+            finished = {f: t for f, t in flying.items() if f.done() and not _is_broken(f)}
+            flying.clear()
+            self.kill()
+            for future, task in finished.items():
+                yield task, _outcome(future)
+            if retrying:
+                yield broken[0], WorkerDied(f"the worker process died twice on {broken[0]!r}"[:500])
+            else:
+                suspects.extend(broken)
+
+    def _fill(
+        self,
+        function: Callable[[T], R],
+        flying: "dict[Future[R], T]",
+        waiting: deque[T],
+        suspects: deque[T],
+        limit: int,
+    ) -> bool:
+        """Submit up to ``limit`` tasks; a suspect only when nothing else is in flight, and alone: then return True."""
+        if suspects and not flying:
+            task = suspects.popleft()
+            flying[self._submit(function, task)] = task
+            return True
+        while waiting and not suspects and len(flying) < limit:
+            task = waiting.popleft()
+            flying[self._submit(function, task)] = task
+        return False
+
+    def _submit(self, function: Callable[[T], R], task: T) -> "Future[R]":
+        """Submit one task, with a new pool where the old one broke in the meantime."""
+        try:
+            return self._get().submit(function, task)
+        except BrokenProcessPool:
+            failed: Future[R] = Future()
+            failed.set_exception(BrokenProcessPool("the pool broke before the task was taken"))
+            return failed
+
+    def _get(self) -> Executor:
+        if self._executor is None:
+            self._executor = self._start()
+        return self._executor
+
+    def _start(self) -> Executor:
+        """Start the workers by spawn (forking after polars was imported deadlocks: pola-rs/polars#20255)."""
+        if self._scheme == "inline":
+            os.environ.update(self._environment)
+            return InlineExecutor()
+        os.environ.update({name: value for name, value in WORKER_ENVIRONMENT.items() if name not in os.environ})
+        arguments = (os.getpid(), self._environment)
+        return ProcessPoolExecutor(self.workers, get_context("spawn"), initializer=_start_worker, initargs=arguments)
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the workers that run now."""
+        processes = getattr(self._executor, "_processes", None) or {}
+        return list(processes)
+
+    def close(self) -> None:
+        """Wait for the workers to end."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+    def kill(self) -> None:
+        """End the workers at once; whatever they had not committed is gone."""
+        executor, self._executor = self._executor, None
+        if executor is None:
+            return
+        for process in list((getattr(executor, "_processes", None) or {}).values()):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def run(
+    executor: str, function: Callable[[T], R], tasks: Iterable[T], *, window: int | None = None
+) -> Iterator[tuple[T, R | Exception]]:
+    """Run the tasks in a pool of their own; see ``Pool.run``."""
+    with Pool(executor) as pool:
+        yield from pool.run(function, tasks, window=window)
+
+
+def _start_worker(parent: int, environment: Mapping[str, str]) -> None:
+    """Leave Ctrl-C to the coordinator, and end when the coordinator is gone."""
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_S)
+    os._exit(1)
+
+
+def _is_broken(future: "Future[Any]") -> bool:
+    return future.done() and isinstance(future.exception(), BrokenProcessPool)
+
+
+def _outcome(future: "Future[Any]") -> Any:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, Exception):
+        return error
+    raise error

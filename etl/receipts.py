@@ -1,0 +1,46 @@
+"""Receipts: what is done of a build, committed beside the rows they speak of."""
+
+import os
+from dataclasses import dataclass
+
+from etl import db
+from etl.errors import Incomplete
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """One finished piece of a build: ``leaf`` is a leaf's name, or a word for what is not a leaf ("all", "indexes")."""
+
+    table: str
+    leaf: str
+    digest: str
+    version: str
+    rows: int
+    bytes: int
+
+
+def read(connection: db.Connection, build: int) -> dict[tuple[str, str], Receipt]:
+    """Return the receipts of a build by (table, leaf); maybe none."""
+    found = {}
+    for table, leaf, digest, version, rows, size in connection.execute(db.query("receipts"), {"build": build}):
+        found[table, leaf] = Receipt(table=table, leaf=leaf, digest=digest, version=version, rows=rows, bytes=size)
+    return found
+
+
+def record(connection: db.Connection, build: int, receipt: Receipt, seconds: float) -> None:
+    """Write one receipt in the transaction of its rows."""
+    values = {name: getattr(receipt, name) for name in ("table", "leaf", "digest", "version", "rows", "bytes")}
+    values |= {"build": build, "seconds": seconds, "worker": os.getpid()}
+    connection.execute(db.query("record_receipt"), values)
+
+
+def enter(connection: db.Connection, build: int, epoch: int) -> None:
+    """Show that a worker is at work on this build, and refuse to be an orphan.
+
+    Raises:
+        Incomplete: a newer coordinator has taken the build over.
+    """
+    connection.execute(db.query("lock_build_shared"), {"space": db.LOCK_SPACE, "build": build})
+    row = connection.execute(db.query("build_epoch"), {"build": build}).fetchone()
+    if row is None or row[0] != epoch:
+        raise Incomplete(f"another run has taken over build {build}", "etl status")

@@ -1,0 +1,31 @@
+"""The SQL files that ship with the package, in a checkout as in an installed wheel."""
+
+from pathlib import Path
+
+from etl.errors import EtlError
+
+
+def sql_text(relative_path: str) -> str:
+    """Return the text of one file of ``sql/``, for example ``sql_text("migrations/0001_ledger.sql")``.
+
+    Raises:
+        EtlError: there is no such file: the installation is damaged, or the name is wrong.
+    """
+    path = _sql_folder() / relative_path
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise EtlError(f"{path} is missing", "install again: pip install --force-reinstall hero-etl") from error
+
+
+def sql_files(folder: str) -> list[str]:
+    """Return the ``.sql`` files of one folder of ``sql/`` as paths for ``sql_text``, by name; there may be none."""
+    root = _sql_folder()
+    return sorted(path.relative_to(root).as_posix() for path in (root / folder).glob("*.sql"))
+
+
+def _sql_folder() -> Path:
+    """Return ``etl/sql`` (where a wheel carries the files), else ``sql`` beside the package (a checkout)."""
+    package = Path(__file__).resolve().parent
+    inside = package / "sql"
+    return inside if inside.is_dir() else package.parent / "sql"

@@ -1,0 +1,79 @@
+"""What crosses to a worker and back: small frozen values, and functions that import the heavy rooms only there.
+
+The coordinator never imports pyarrow: that would cost every command a fifth of a second.
+"""
+
+import json
+from dataclasses import dataclass
+
+from etl.model import SourceInfo
+from etl.sources.ranges import RangeTask
+from etl.store.results import RangeResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RangeDone:
+    """What the coordinator must know of a finished range."""
+
+    number: int
+    start: int
+    end: int
+    records: int
+    rejects: int
+    bytes: int
+    format: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeTask:
+    """What the manifest says beside what the ranges found.
+
+    ``archetypes`` and ``powersets`` are files; ``indexes`` are (folder, index files of powersets below it) and ``trees``
+    the power folders of sources that are trees.
+    """
+
+    store: str
+    split_id: str
+    ranges: int
+    sources: tuple[SourceInfo, ...]
+    game_version: str | None
+    created_at: str
+    notes: tuple[str, ...]
+    archetypes: str | None
+    powersets: str | None
+    indexes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    trees: tuple[str, ...] = ()
+
+
+def done(result: RangeResult) -> RangeDone:
+    """Return the short form of a result."""
+    return RangeDone(
+        number=result.number,
+        start=result.start,
+        end=result.end,
+        records=result.records,
+        rejects=result.rejects,
+        bytes=result.bytes,
+        format=result.format,
+        sha256=result.sha256,
+    )
+
+
+def key(task: RangeTask) -> str:
+    """Return what a finished range must have been made with to count: its geometry."""
+    return json.dumps([task.source, task.kind, task.start, task.stop, task.exact, task.files[:1], len(task.files)])
+
+
+def split_range(task: RangeTask) -> RangeDone:
+    """Split one range; see etl.splitter.work."""
+    from etl.splitter import work
+
+    return work.split_range(task)
+
+
+def merge(task: MergeTask) -> str:
+    """Write the manifest; see etl.splitter.merge."""
+    from etl.splitter import merge as merging
+
+    return merging.merge(task)

@@ -1,0 +1,93 @@
+"""Rows become an Arrow record batch; the schema follows the format's record type.
+
+Nested values stay JSON text: ``b"".join`` with offsets builds such a column five times faster than ``pa.array``.
+"""
+
+import itertools
+import types
+import typing
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from etl.sources.records import Rows
+
+COMMON = pa.schema(
+    [
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("source", pa.int32(), nullable=False),
+        pa.field("ordinal", pa.int64(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("archetype", pa.string(), nullable=False),
+        pa.field("powerset", pa.string(), nullable=False),
+        pa.field("digest", pa.binary(16), nullable=False),
+    ]
+)
+
+_ARROW = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_(), msgspec.Raw: pa.string()}
+
+
+def schema(record: type[msgspec.Struct]) -> pa.Schema:
+    """Return the schema of the batches of a format: the common columns, then one per field of its record."""
+    return pa.schema([*COMMON, *(pa.field(name, _ARROW[kind]) for name, kind in _fields(record))])
+
+
+def builder(record: type[msgspec.Struct], names: Sequence[str]) -> Callable[[Rows, list[int], int], pa.RecordBatch]:
+    """Return a function (rows, their order, source number) → record batch; ``names`` are fields to be trimmed."""
+    fields = _fields(record)
+    whole = schema(record)
+
+    def build(rows: Rows, order: list[int], source: int) -> pa.RecordBatch:
+        homes = [rows.homes[row] for row in order]
+        columns = [
+            pa.array([rows.uids[row] for row in order], pa.string()),
+            pa.array(array("i", [source]) * len(order), pa.int32()),
+            pa.array([rows.ordinals[row] for row in order], pa.int64()),
+            pa.array([rows.offsets[row] for row in order], pa.int64()),
+            pa.array([home.archetype for home in homes], pa.string()),
+            pa.array([home.powerset for home in homes], pa.string()),
+            pa.array([rows.digests[row] for row in order], pa.binary(16)),
+        ]
+        # Turning the table of values is three times as fast as fetching each field of each record by its name.
+        turned = zip(*(msgspec.structs.astuple(rows.records[row]) for row in order), strict=True)
+        for (name, kind), values in zip(fields, turned, strict=True):
+            if kind is msgspec.Raw:
+                columns.append(_json(values))
+            else:
+                trimmed = [value and value.strip() for value in values] if name in names else values
+                columns.append(pa.array(trimmed, _ARROW[kind]))
+        return pa.RecordBatch.from_arrays(columns, schema=whole)
+
+    return build
+
+
+def _fields(record: type[msgspec.Struct]) -> list[tuple[str, type]]:
+    """Return (name, basic type) of each field."""
+    return [(field.name, _basic(field.type)) for field in msgspec.structs.fields(record)]
+
+
+def _basic(kind: Any) -> type:
+    """Return the type in ``X | None`` and in ``Annotated[X, …]``."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return _basic(next(inner for inner in typing.get_args(kind) if inner is not type(None)))
+    if typing.get_origin(kind) is typing.Annotated:
+        return _basic(typing.get_args(kind)[0])
+    return typing.cast(type, kind)
+
+
+def _json(values: Sequence[Any]) -> pa.Array:
+    """Return a column of JSON texts; an absent value and ``null`` are null."""
+    sizes = list(map(len, values))
+    if 4 in sizes:
+        values = [b"" if len(value) == 4 and bytes(value) == b"null" else value for value in values]
+        sizes = list(map(len, values))
+    offsets = array("i", [0])
+    offsets.extend(itertools.accumulate(sizes))
+    data = pa.py_buffer(b"".join(values))
+    mask, nulls = None, sizes.count(0)
+    if nulls:
+        mask = pa.array(list(map(bool, sizes)), pa.bool_()).buffers()[1]
+    return pa.Array.from_buffers(pa.string(), len(values), [mask, pa.py_buffer(offsets), data], nulls)

@@ -1,0 +1,376 @@
+"""City of Data: nested effect groups with templates.
+
+Effect rows. Groups are numbered depth first, a group before its children, effects before activation effects; a group's
+templates come before those of its children. ``pvp`` is the group's own, or where that says EITHER, the nearest
+enclosing group's. ``effect_type`` follows the first attribute and the aspect: X_Dmg Absolute is Damage, Resistance is
+Resistance, Strength is DamageBuff; Heal_Dmg Absolute is Heal; anything else is the first attribute's own name ("None"
+without attributes). ``damage_type`` is the X of the first attribute if that is X_Dmg, but not for Heal_Dmg.
+"""
+
+import re
+from itertools import chain, repeat
+from typing import Any
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+
+from etl.transforms import derive, dictionary, display, expressions, naming, nested
+from etl.transforms.nested import Int4, Text
+from etl.transforms.parsed import Parsed
+
+_NULL = msgspec.Raw(b"null")
+
+
+class Template(msgspec.Struct, gc=False):
+    """One attribute modifier, the keys that have a column."""
+
+    attribs: tuple[str, ...] = ()
+    type: Text = "Magnitude"
+    application_type: Text = "OnTick"
+    aspect: Text = "Current"
+    target: Text = "AnyAffected"
+    table: Text = None
+    scale: float = 0.0
+    duration: Text = None
+    magnitude: float = 1.0
+    delay: float = 0.0
+    application_period: float = 0.0
+    tick_chance: float = 1.0
+    stack: Text = "Stack"
+    stack_limit: Int4 = 0
+    stack_key: Text = None
+    flags: tuple[str, ...] = ()
+    params: msgspec.Raw = _NULL
+
+
+class Group(msgspec.Struct, gc=False):
+    """An effect group."""
+
+    tags: tuple[str, ...] = ()
+    chance: float = 1.0
+    ppm: float = 0.0
+    requires_expression: Text = ""
+    child_effects: list["Group"] = []
+    templates: list[Template] = []
+    is_pvp: Text = "EITHER"
+
+
+_GROUPS = nested.Field(list[Group])
+_TEXTS = nested.Field(list[str])
+_TUPLE = nested.Field(tuple[str, ...])
+_FIELDS = {
+    "effects": _GROUPS,
+    "activation_effects": _GROUPS,
+    "boosts_allowed": _TEXTS,
+    "allowed_boostset_cats": _TEXTS,
+    "modes_required": _TEXTS,
+    "modes_disallowed": _TEXTS,
+    "archetypes": _TUPLE,
+    "attack_types": _TUPLE,
+}
+
+_NO_BOOST = (
+    '{"slot_requires":"","ignores_level_differences":false,"bonuses_ignore_exemplar":false,"combinable":t'
+    'rue,"tradeable":true,"account_bound":false,"boostable":false,"attuned":false,"catalyzes_to":null,"ma'
+    'x_level":50,"min_slot_level":-3,"min_bonus_level":1,"computed_name":null,"aspects":[],"superior_scal'
+    'es":false,"boostset_name":null,"global_bonuses":null,"is_proc":false,"is_unique":false,"restricted_a'
+    'ts":null,"unique_group":null,"only_at_50":false,"boost_type":null,"icon":null}'
+)
+"""boost_info of a power that is no boost, as the exporter writes it."""
+
+_INFO: dict[str, Any] = {
+    "boost_info": _NO_BOOST,
+    "redirect": "[]",
+    "targets_affected": "[]",
+    "targets_autohit": "[]",
+    "exclusion_groups": "[]",
+    "recharge_groups": "[]",
+    "tray_placement": None,
+    "tray_number": 0,
+    "tray_slot": 0,
+    "message_caster": None,
+    "message_floater": None,
+    "message_attacker_hit": None,
+    "message_target_hit": None,
+    "message_target_confirm": None,
+    "message_float_reward": None,
+    "message_defense_avoidance": None,
+    "number_allowed": 1,
+    "auto_issue": False,
+    "toggle_droppable": "Sometimes",
+    "cast_when_dead": "AliveOnly",
+    "show_in_inventory": "Show",
+    "short_name": None,
+    "display_fullname": None,
+}
+"""What goes into display_info, with the usual value of each: a key at its usual value is left out."""
+
+_INFO_JSON = ("boost_info", "redirect", "targets_affected", "targets_autohit", "exclusion_groups", "recharge_groups")
+
+_PVP = {"EITHER": "any", "PVP_ONLY": "pvp", "PVE_ONLY": "pve"}
+_TARGETS = {
+    "AnyAffected": "target",
+    "Self": "self",
+    "AnyAffectedAndPets": "target_and_pets",
+    "SelfAndPets": "self_and_pets",
+    "Marker": "marker",
+    "TargetOnly": "target_only",
+}
+_DEFENSE = frozenset(
+    [
+        "Base_Defense",
+        "Melee",
+        "Ranged",
+        "Area",
+        "Smashing",
+        "Lethal",
+        "Fire",
+        "Cold",
+        "Energy",
+        "Negative_Energy",
+        "Psionic",
+        "Toxic",
+    ]
+)
+_CONTROL = frozenset(["Held", "Immobilized", "Stunned", "Sleep", "Confused", "Terrorized", "Afraid"])
+_SUPPORT = frozenset(["Heal_Dmg", "Absorb", "Regeneration", "Recovery", "Endurance"])
+_TRAVEL = frozenset(["FlyingSpeed", "RunningSpeed", "JumpingSpeed", "JumpHeight", "Fly", "Teleport"])
+_DAMAGE_TYPES = {"Absolute": "Damage", "Resistance": "Resistance", "Strength": "DamageBuff"}
+
+
+def parse(batch: pa.RecordBatch) -> Parsed:
+    """Turn City of Data records into canonical frames."""
+    batch, values, rejects = nested.decode(batch, _FIELDS)
+    groups, places, group_counts = _walk(values["effects"], values["activation_effects"])
+    return Parsed(
+        batch=batch,
+        rejects=rejects,
+        powers=_powers(batch, values),
+        effects=_effects(groups, places),
+        group_counts=group_counts,
+        references=_references(batch),
+        boosts=_pairs(values["boosts_allowed"]),
+        categories=_pairs(values["allowed_boostset_cats"]),
+    )
+
+
+_Place = tuple[int, int, int | None, int, str, str | None]
+"""Where a group stands: row, group_seq, parent_group_seq, depth, phase, effective is_pvp."""
+
+
+def _walk(effects: list[list[Group]], activation: list[list[Group]]) -> tuple[list[Group], list[_Place], list[int]]:
+    """Return all groups in order, the place of each, and the number of groups of each power."""
+    found: _Found = ([], [])
+    counts = []
+    for row, (first, second) in enumerate(zip(effects, activation, strict=True)):
+        seq = _visit(found, first, row, 0, None, 0, "effect", "EITHER")
+        counts.append(_visit(found, second, row, seq, None, 0, "activation", "EITHER") if second else seq)
+    return *found, counts
+
+
+_Found = tuple[list[Group], list[_Place]]
+
+
+def _visit(
+    found: _Found, siblings: list[Group], row: int, seq: int, parent: int | None, depth: int, phase: str, pvp: Text
+) -> int:
+    """Append the groups and what they enclose to ``found``; return the next group_seq.
+
+    No closure: one that calls itself is a cycle, and would keep a batch's objects until a garbage collection.
+    """
+    groups, places = found
+    for group in siblings:
+        own = group.is_pvp
+        if own == "EITHER" or own is None:
+            own = pvp
+        groups.append(group)
+        places.append((row, seq, parent, depth, phase, own))
+        seq += 1
+        if group.child_effects:
+            seq = _visit(found, group.child_effects, row, seq, seq - 1, depth + 1, phase, own)
+    return seq
+
+
+def _effects(groups: list[Group], places: list[_Place]) -> pl.DataFrame:
+    """One row per template, in order."""
+    templates = list(chain.from_iterable([group.templates for group in groups]))
+    of_group = list(chain.from_iterable(map(repeat, range(len(groups)), [len(group.templates) for group in groups])))
+    frame = _group_frame(groups, places)[pl.Series(of_group, dtype=pl.UInt32)]
+    frame = frame.with_columns(_template_columns(templates))
+    return frame.with_columns(seq=pl.int_range(pl.len(), dtype=pl.Int32).over("row"), **_judgements())
+
+
+def _group_frame(groups: list[Group], places: list[_Place]) -> pl.DataFrame:
+    rows, seqs, parents, depths, phases, pvps = zip(*places, strict=True) if places else ((),) * 6
+    return pl.DataFrame(
+        [
+            pl.Series("row", rows, dtype=pl.UInt32),
+            pl.Series("group_seq", seqs, dtype=pl.Int32),
+            pl.Series("parent_group_seq", parents, dtype=pl.Int32),
+            pl.Series("depth", depths, dtype=pl.Int32),
+            pl.Series("phase", phases, dtype=pl.String),
+            pl.Series("pvp", [_PVP.get(pvp or "EITHER", pvp) for pvp in pvps], dtype=pl.String),
+            pl.Series("chance", [group.chance for group in groups], dtype=pl.Float64),
+            pl.Series("ppm", [group.ppm for group in groups], dtype=pl.Float64),
+            pl.Series("requires_expr", [group.requires_expression or "" for group in groups], dtype=pl.String),
+            dictionary.text_lists(group.tags for group in groups).alias("tags"),
+        ]
+    )
+
+
+def _template_columns(templates: list[Template]) -> list[pl.Series]:
+    durations, of_duration = dictionary.encode([t.duration for t in templates])
+    attribs, of_attribs = dictionary.encode([t.attribs for t in templates])
+    columns = [
+        _text("aspect", [t.aspect for t in templates]),
+        _text("kind", [t.type for t in templates]),
+        _text("application", [t.application_type for t in templates]),
+        _text("target", [_TARGETS.get(t.target or "", t.target) for t in templates]),
+        _text("table_name", [t.table for t in templates]),
+        pl.Series("scale", [t.scale for t in templates], dtype=pl.Float64),
+        pl.Series("magnitude", [t.magnitude for t in templates], dtype=pl.Float64),
+        pl.Series("delay_s", [t.delay for t in templates], dtype=pl.Float64),
+        pl.Series("period_s", [t.application_period for t in templates], dtype=pl.Float64),
+        pl.Series("tick_chance", [t.tick_chance for t in templates], dtype=pl.Float64),
+        _text("stack", [t.stack for t in templates]),
+        pl.Series("stack_limit", [t.stack_limit for t in templates], dtype=pl.Int32),
+        _text("stack_key", [t.stack_key for t in templates]),
+        dictionary.text_lists([t.flags for t in templates]).alias("flags"),
+        pl.Series("params", _params(templates), dtype=pl.String),
+        dictionary.column(map(_seconds, durations), of_duration, pl.Float64).alias("duration_s"),
+        dictionary.column([d == "UntilKilled" for d in durations], of_duration, pl.Boolean).alias("until_killed"),
+    ]
+    facts = pl.DataFrame([_facts(names) for names in attribs], schema=_FACTS, orient="row")
+    return [*columns, *facts[pl.Series(of_attribs, dtype=pl.UInt32)].get_columns()]
+
+
+def _text(name: str, values: list[Text]) -> pl.Series:
+    return pl.Series(name, values, dtype=pl.String)
+
+
+def _params(templates: list[Template]) -> list[Text]:
+    """Return the JSON text of each template's params, None for null."""
+    return [None if params == _NULL else bytes(params).decode() for params in [t.params for t in templates]]
+
+
+def _seconds(duration: Text) -> float | None:
+    """Return the seconds in "N seconds", 0 for Instant, None for UntilKilled and whatever else is said."""
+    found = re.fullmatch(r"(-?[\d.]+(?:[eE][-+]?\d+)?) seconds?", duration or "")
+    if found:
+        return float(found[1])
+    return 0.0 if duration == "Instant" else None
+
+
+_FACTS: dict[str, Any] = {
+    "attribs": pl.List(pl.String),
+    "first": pl.String,
+    "damage_type": pl.String,
+    "has_damage": pl.Boolean,
+    "has_control": pl.Boolean,
+    "has_defense": pl.Boolean,
+    "has_support": pl.Boolean,
+    "has_travel": pl.Boolean,
+}
+
+
+def _facts(attribs: tuple[str, ...]) -> tuple[Any, ...]:
+    """Return what ``_FACTS`` names: what follows from the attributes of a template alone."""
+    damage = [name for name in attribs if name.endswith("_Dmg") and name != "Heal_Dmg"]
+    first = attribs[0] if attribs else "None"
+    return (
+        attribs,
+        first,
+        first.removesuffix("_Dmg") if first in damage else None,
+        bool(damage),
+        *(not names.isdisjoint(attribs) for names in (_CONTROL, _DEFENSE, _SUPPORT, _TRAVEL)),
+    )
+
+
+def _judgements() -> dict[str, pl.Expr]:
+    """Return effect_type, and the columns that derivations need."""
+    aspect, has_damage = pl.col("aspect"), pl.col("has_damage")
+    others = ~pl.col("target").is_in(["self", "self_and_pets"]).fill_null(False)
+    damages = has_damage & (aspect == "Absolute") & others
+    defends = (has_damage & (aspect == "Resistance")) | (pl.col("has_defense") & (aspect == "Current"))
+    rank = (
+        pl.when(damages)
+        .then(0)
+        .when(pl.col("has_control") & (aspect == "Current") & others)
+        .then(1)
+        .when(defends & (pl.col("scale") * pl.col("magnitude") > 0))
+        .then(2)
+        .when("has_support")
+        .then(3)
+        .when(pl.col("has_travel") & (pl.col("scale") > 0))
+        .then(4)
+    )
+    effect_type = (
+        pl.when(pl.col("damage_type").is_not_null())
+        .then(aspect.replace_strict(_DAMAGE_TYPES, default=pl.col("first")))
+        .when((pl.col("first") == "Heal_Dmg") & (aspect == "Absolute"))
+        .then(pl.lit("Heal"))
+        .otherwise("first")
+    )
+    ticks = 1.0 + pl.when(pl.col("period_s") > 0).then((pl.col("duration_s") / pl.col("period_s")).floor())
+    return {
+        "effect_type": effect_type,
+        "rank": rank.cast(pl.Int8),
+        "is_damage": (damages & (pl.col("pvp") != "pvp")).fill_null(False),
+        "ticks": ticks.fill_null(1.0),
+    }
+
+
+def _powers(batch: pa.RecordBatch, values: dict[str, list[Any]]) -> pl.DataFrame:
+    """One row per record: the columns of table powers that the source says."""
+    raw: pl.DataFrame = pl.from_arrow(batch)  # type: ignore[assignment]  # a record batch gives a frame
+    name = naming.filled("name", naming.own("full_name"))
+    short_name = pl.when(pl.col("short_name") != name).then("short_name")  # nearly always the same
+    return raw.select(
+        name=name,
+        internal_name="full_name",
+        display_name=naming.filled("display_name", name),
+        description=pl.col("display_help").fill_null(""),
+        level_available=(pl.col("available_level") + 1).fill_null(1).cast(pl.Int32),
+        target_type=derive.target_type(pl.col("target_type")),
+        accuracy=pl.col("accuracy").fill_null(1.0),
+        endurance_cost=pl.col("endurance_cost").fill_null(0.0),
+        recharge_time=pl.col("recharge_time").fill_null(0.0),
+        activation_time=pl.col("activation_time").fill_null(0.0),
+        range_feet=pl.col("range").fill_null(0.0),
+        radius_feet=pl.col("radius").fill_null(0.0),
+        max_targets=pl.col("max_targets_hit").fill_null(0).cast(pl.Int32),
+        effects=pl.col("effects").fill_null("[]"),
+        activation_effects=pl.col("activation_effects").fill_null("[]"),
+        requires_line_of_sight=(pl.col("target_visibility") == "LineOfSight").fill_null(True),
+        modes_required=pl.col("modes_required").fill_null("[]"),
+        modes_disallowed=pl.col("modes_disallowed").fill_null("[]"),
+        icon_path="icon",
+        allowed_enhancements=pl.col("boosts_allowed").fill_null("[]"),
+        activation_kind=pl.col("type").fill_null("Click"),
+        target_type_raw="target_type",
+        effect_area="effect_area",
+        root_time=pl.col("root_time").fill_null(0.0),
+        interrupt_time=pl.col("interrupt_time").fill_null(0.0),
+        activate_period=pl.col("activate_period").fill_null(0.0),
+        range_secondary=pl.col("range_secondary").fill_null(0.0),
+        arc_degrees=pl.col("arc").degrees().round(6).fill_null(0.0),
+        max_boosts=pl.col("max_boosts").fill_null(6).cast(pl.Int32),
+        requires_expr=pl.col("requires").fill_null(""),
+        activate_requires_expr=pl.col("activate_requires").fill_null(""),
+        target_requires_expr=pl.col("target_requires").fill_null(""),
+        short_help="display_short_help",
+        archetypes=dictionary.text_lists(values["archetypes"]),
+        attack_types=dictionary.text_lists(values["attack_types"]),
+        display_info=display.info(raw.with_columns(short_name=short_name), _INFO, _INFO_JSON),
+    )
+
+
+def _references(batch: pa.RecordBatch) -> list[tuple[int, expressions.Reference, int | None]]:
+    texts = pl.Series(batch.column("requires")).to_list()
+    return [(row, found, None) for row, text in enumerate(texts) if text for found in expressions.references(text)]
+
+
+def _pairs(lists: list[list[str]]) -> tuple[list[int], list[str]]:
+    """Return the row and the name of every entry of the lists."""
+    return [row for row, names in enumerate(lists) for _ in names], list(chain.from_iterable(lists))

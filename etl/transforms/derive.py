@@ -1,0 +1,155 @@
+"""Derived columns of powers: target type, power type, damage scale and effect groups.
+
+The rules are those of the canonical mapping; each function names its own. All of them work on the ``powers`` and
+``effects`` frames of ``parsed.Parsed``.
+"""
+
+import msgspec
+import polars as pl
+
+CLASSES = ("attack", "control", "defense", "support", "travel")
+"""The power types that effects can say, strongest first; ``rank`` in a frame is the position here."""
+
+
+def target_type(raw: pl.Expr) -> pl.Expr:
+    """Return self, ally, enemy, location or any for a City of Data target type.
+
+    Contains "Foe": enemy; "Self": self; "Location" or "Position": location; Any, Anything: any; what else there is
+    (Ally, Leaguemate, Player, Own Pet, Pet Root Owner): ally. Nothing: self.
+    """
+    return (
+        pl.when(raw.is_null() | (raw == ""))
+        .then(pl.lit("self"))
+        .when(raw.str.contains("Foe", literal=True))
+        .then(pl.lit("enemy"))
+        .when(raw.str.contains("Self", literal=True))
+        .then(pl.lit("self"))
+        .when(raw.str.contains("Location|Position"))
+        .then(pl.lit("location"))
+        .when(raw.str.starts_with("Any"))
+        .then(pl.lit("any"))
+        .otherwise(pl.lit("ally"))
+    )
+
+
+_OLD_TARGETS = {
+    "enemy": "enemy",
+    "foe": "enemy",
+    "hostile": "enemy",
+    "ally": "ally",
+    "friend": "ally",
+    "teammate": "ally",
+    "self": "self",
+    "caster": "self",
+    "location": "location",
+    "ground": "location",
+    "area": "location",
+}
+
+
+def flat_target_type(raw: pl.Expr) -> pl.Expr:
+    """Return the target type for a flat record by the first importer's rule: a known word, else self."""
+    return raw.str.strip_chars().str.to_lowercase().replace_strict(_OLD_TARGETS, default="self").fill_null("self")
+
+
+def mask_target_type(mask: pl.Expr) -> pl.Expr:
+    """Return the target type for a MidsReborn target mask."""
+    return (
+        pl.when(mask & (2048 | 131072 | 16777216 | 64) != 0)
+        .then(pl.lit("enemy"))
+        .when(mask <= 1)
+        .then(pl.lit("self"))
+        .when(mask & (8192 | 16384) != 0)
+        .then(pl.lit("location"))
+        .when(mask == 32768)
+        .then(pl.lit("any"))
+        .otherwise(pl.lit("ally"))
+    )
+
+
+def power_type(powers: pl.DataFrame, effects: pl.DataFrame, first_effect_rules: bool) -> pl.Series:
+    """Return attack, control, defense, support or travel for every row of ``powers``.
+
+    The lowest rank among the power's effects that are not for PvP only decides, or the first one of all that has a
+    rank where ``first_effect_rules``. Without any: an enemy target is an attack, a toggle on oneself a defense, and the
+    rest is support.
+    """
+    choice = pl.col("rank").first() if first_effect_rules else pl.col("rank").min()
+    counted = pl.col("rank").is_not_null() & ((pl.col("pvp") != "pvp") | first_effect_rules)
+    ranks = effects.filter(counted).group_by("row", maintain_order=True).agg(choice)
+    fallback = (
+        pl.when(pl.col("target_type") == "enemy")
+        .then(pl.lit("attack"))
+        .when((pl.col("target_type") == "self") & (pl.col("activation_kind") == "Toggle"))
+        .then(pl.lit("defense"))
+        .otherwise(pl.lit("support"))
+    )
+    names = dict(enumerate(CLASSES))
+    return (
+        _by_row(powers, ranks)
+        .select(pl.coalesce(pl.col("rank").replace_strict(names, default=None, return_dtype=pl.String), fallback))
+        .to_series()
+    )
+
+
+def damage_scale(powers: pl.DataFrame, effects: pl.DataFrame) -> pl.Series:
+    """Return the damage of one activation in units of the modifier table, null for powers without damage.
+
+    The sum over effects marked ``is_damage`` (damage, absolute, not on oneself, not PvP only) of scale * magnitude *
+    chance clamped to 0..1 * ticks. Damage of pets, redirects and granted powers is not followed. Rounded
+    to 6 decimals, so that the order in which threads add does not show.
+    """
+    amount = pl.col("scale") * pl.col("magnitude") * pl.col("chance").clip(0.0, 1.0) * pl.col("ticks")
+    sums = effects.filter("is_damage").group_by("row").agg(amount.sum().round(6).alias("damage_scale"))
+    return _by_row(powers, sums)["damage_scale"]
+
+
+def effect_groups(powers: pl.DataFrame, effects: pl.DataFrame) -> pl.Series:
+    """Return the jsonb text of effect_groups for every row of ``powers``.
+
+    A list by effect type in order of first appearance: {"type", "effects": the seq of its effects, "summary":
+    {"count", "avg_scale", "avg_duration", "avg_chance"}}. A duration that is not said counts as 0.
+    """
+    means = ("scale", "duration_s", "chance")
+    grouped = (
+        effects.select("row", "effect_type", "seq", *(pl.col(name).fill_null(0.0) for name in means))
+        .group_by("row", "effect_type", maintain_order=True)
+        .agg("seq", pl.len().alias("count"), *(pl.col(name).mean() for name in means))
+    )
+    texts = grouped.select(
+        "row",
+        pl.concat_str(
+            pl.lit('{"type":'),
+            pl.col("effect_type").replace_strict({name: _quoted(name) for name in grouped["effect_type"].unique()}),
+            pl.lit(',"effects":['),
+            pl.col("seq").cast(pl.List(pl.String)).list.join(","),
+            pl.lit('],"summary":{"count":'),
+            pl.col("count"),
+            pl.lit(',"avg_scale":'),
+            _number("scale"),
+            pl.lit(',"avg_duration":'),
+            _number("duration_s"),
+            pl.lit(',"avg_chance":'),
+            _number("chance"),
+            pl.lit("}}"),
+        ).alias("text"),
+    )
+    lists = texts.group_by("row", maintain_order=True).agg("text")
+    lists = lists.select("row", effect_groups=pl.format("[{}]", pl.col("text").list.join(",")))
+    return _by_row(powers, lists)["effect_groups"].fill_null("[]")
+
+
+def _number(name: str) -> pl.Expr:
+    """Return JSON text of the numbers, rounded to 6 decimals; what overflowed to infinity becomes null."""
+    value = pl.col(name).round(6)
+    return pl.when(value.is_finite()).then(value.cast(pl.String)).otherwise(pl.lit("null"))
+
+
+def _quoted(text: str) -> str:
+    return msgspec.json.encode(text).decode()
+
+
+def _by_row(powers: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
+    """Return a line for every row of ``powers``, with what derivations read of it and the columns of ``values``."""
+    keys = powers.select("target_type", "activation_kind").with_row_index("row")
+    return keys.join(values, on="row", how="left", maintain_order="left")

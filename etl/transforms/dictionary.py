@@ -1,0 +1,26 @@
+"""Columns of few distinct values that cost much to convert: each value once, and a code per row."""
+
+from collections.abc import Hashable, Iterable
+from typing import Any, TypeVar
+
+import polars as pl
+
+K = TypeVar("K", bound=Hashable)
+
+
+def encode(values: Iterable[K]) -> tuple[list[K], list[int]]:
+    """Return the distinct values in order of appearance, and for every value its number among them."""
+    codes: dict[K, int] = {}
+    numbers = [codes.setdefault(value, len(codes)) for value in values]
+    return list(codes), numbers
+
+
+def text_lists(values: Iterable[tuple[str, ...]]) -> pl.Series:
+    """Return a column of lists of text."""
+    distinct, numbers = encode(values)
+    return column(distinct, numbers, pl.List(pl.String))
+
+
+def column(distinct: Iterable[Any], numbers: list[int], dtype: Any) -> pl.Series:
+    """Return the column that has ``distinct[number]`` for every number."""
+    return pl.Series(list(distinct), dtype=dtype).gather(pl.Series(numbers, dtype=pl.UInt32))

@@ -1,0 +1,74 @@
+# What a person types here. `just` lists the recipes; they work from any folder, with paths relative to it.
+
+set positional-arguments
+
+root := justfile_directory()
+etl := quote(root / ".venv/bin/etl")
+store := quote(root / "partitions")
+python := quote(root / ".venv/bin/python")
+
+# list the recipes
+default:
+    @just --justfile {{ quote(justfile()) }} --list
+
+# import a flat I12 file: split, load, publish
+[no-cd]
+i12-import FILE: _installed
+    {{ etl }} split {{ quote(FILE) }} --format i12 --store {{ store }} || test $? -eq 3  # 3: done, some records rejected
+    {{ etl }} load --store {{ store }}
+
+# go on with an import that was stopped: what is done already is found and kept
+[no-cd]
+i12-import-resume FILE: (i12-import FILE)
+
+# the last runs of the import log
+import-stats: _installed
+    {{ etl }} log
+
+# psql in the configured database
+db-shell: _installed
+    {{ etl }} db shell
+
+# drop everything that etl has made in the configured database (asks first)
+db-reset *OPTIONS: _installed
+    {{ etl }} db reset "$@"
+
+# schema version and published build
+db-status: _installed
+    {{ etl }} db status
+
+# from nothing to answers, on generated records or on a file of yours
+[no-cd]
+quickstart *SOURCES:
+    {{ quote(root / "scripts/quickstart") }} "$@"
+
+# the tests without the slow ones; scripts/test runs all
+test *OPTIONS:
+    scripts/test -m "not slow" "$@"
+
+# ruff: rules and format
+lint: _tools
+    {{ python }} -m ruff check
+    {{ python }} -m ruff format --check
+
+# let ruff mend what it can
+format: _tools
+    {{ python }} -m ruff check --fix
+    {{ python }} -m ruff format
+
+# mypy
+types: _tools
+    {{ python }} -m mypy --strict etl/
+
+# tests, lint and types
+check: test lint types
+
+# what must be fast, measured on this machine
+bench *OPTIONS: _installed
+    {{ python }} scripts/bench.py "$@"
+
+_installed:
+    @{{ quote(root / "scripts/environment") }} embedded
+
+_tools:
+    @{{ quote(root / "scripts/environment") }} embedded,test

@@ -1,0 +1,189 @@
+#!/usr/bin/env python
+"""Measure etl on this machine: whole processes against a private server with stated settings.
+
+    scripts/bench.py december            the real export: split + load + index + publish, per server (target: under 20 s)
+    scripts/bench.py memory [--shape S]  peak memory of all processes at 36,065 and 360,659 generated records
+    scripts/bench.py split FILE          the split alone, one process and two, page-cached
+
+Run it with the project's environment: .venv/bin/python scripts/bench.py … . Each figure is printed as a table and, with
+--json, as one JSON object that also names the machine, the versions and the settings. The servers are the embedded
+PostgreSQL and, where it is installed, the system's own with lz4 TOAST; both lie in a temporary folder and are stopped
+at the end. Memory is the peak of the summed PSS of all processes of etl, sampled twice a second by etl itself.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from etl import postgres, server
+
+ROOT = Path(__file__).resolve().parents[1]
+PACK = ROOT.parent / "shared/data/codfull-homecoming-20251209.powers.json.zst"
+SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "8GB", "maintenance_work_mem": "256MB"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["december", "memory", "split"])
+    parser.add_argument("file", nargs="?", help="input of `split`; of `december` where it is not beside the checkout")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--shape", choices=["i12", "cod"], default="cod")
+    parser.add_argument("--records", type=int, default=360_659)
+    parser.add_argument("--memory-limit", default="1GB")
+    parser.add_argument("--work", default=os.environ.get("TMPDIR", "/tmp"), help="folder for inputs, stores, servers")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="etl-bench-", dir=given.work) as folder:
+        Path(folder).chmod(0o755)
+        figures = {"december": december, "memory": memory, "split": split}[given.what](given, Path(folder))
+    report = {"machine": machine(), "settings": SETTINGS, "arguments": vars(given), "figures": figures}
+    if given.json:
+        print(json.dumps(report, indent=1))
+
+
+def machine() -> dict[str, Any]:
+    versions = subprocess.run([sys.executable, "-m", "pip", "freeze"], capture_output=True, text=True).stdout.split()
+    wanted = ("polars", "pyarrow", "psycopg", "msgspec", "pgpq")
+    return {
+        "cores": os.cpu_count(),
+        "machine": platform.platform(),
+        "python": platform.python_version(),
+        "packages": [line for line in versions if line.lower().startswith(wanted)],
+    }
+
+
+def december(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """The December export, whole process after whole process, alternating servers."""
+    source = Path(given.file) if given.file else unpack(PACK, folder)
+    figures: list[dict[str, Any]] = []
+    with servers(folder) as found:
+        for number in range(given.runs):
+            for name, dsn in found.items():
+                seconds, result = rebuild(source, dsn, folder / f"store-{name}-{number}", given)
+                figures.append({"server": name, "seconds": seconds, **figures_of(result)})
+                say(figures[-1])
+    for name in {figure["server"] for figure in figures}:
+        times = [figure["seconds"] for figure in figures if figure["server"] == name]
+        print(
+            f"{name}: median {statistics.median(times):.1f} s of {len(times)} runs ({min(times):.1f} to {max(times):.1f})"
+        )
+    return figures
+
+
+def memory(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """A tenth and the whole of the records: memory must not grow with them."""
+    figures = []
+    with servers(folder) as found:
+        for records in (given.records // 10, given.records):
+            source = folder / f"{given.shape}-{records}.json"
+            etl("generate", "--shape", given.shape, "--records", str(records), "--seed", "1", "--out", str(source))
+            for name, dsn in found.items():
+                seconds, result = rebuild(source, dsn, folder / f"store-{name}-{records}", given)
+                size = source.stat().st_size
+                figures.append({"server": name, "bytes": size, "seconds": seconds, **figures_of(result)})
+                say(figures[-1])
+                shutil.rmtree(folder / f"store-{name}-{records}")
+                etl("db", "reset", "--yes", "--dsn", dsn)
+            source.unlink()
+    return figures
+
+
+def split(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """The split alone; two processes against one, interleaved."""
+    source = Path(given.file) if given.file else unpack(PACK, folder)
+    size = source.stat().st_size
+    source.read_bytes()
+    figures = []
+    for number in range(given.runs):
+        for jobs in (1, 2):
+            store = folder / f"split-{number}-{jobs}"
+            started = time.perf_counter()
+            etl("split", str(source), "--store", str(store), "--jobs", str(jobs), "--quiet", "--json")
+            seconds = time.perf_counter() - started
+            figures.append({"jobs": jobs, "seconds": seconds, "megabytes_per_s": size / seconds / 1e6})
+            say(figures[-1])
+            shutil.rmtree(store)
+    return figures
+
+
+def unpack(pack: Path, folder: Path) -> Path:
+    if not pack.exists():
+        sys.exit(f"{pack} is not here; name the unpacked export: scripts/bench.py december FILE")
+    target = folder / pack.name.removesuffix(".zst")
+    with pack.open("rb") as source, target.open("wb") as out:
+        zstandard.ZstdDecompressor().copy_stream(source, out)
+    for kind in ("archetypes", "powersets"):
+        beside = pack.with_name(pack.name.replace(".powers.", f".{kind}."))
+        if beside.exists():
+            shutil.copy(beside, folder)
+    return target
+
+
+@contextmanager
+def servers(folder: Path) -> Iterator[dict[str, str]]:
+    """Start a private server of each PostgreSQL there is; yield their DSNs by name."""
+    found = {"embedded": (postgres.find_binaries(), {})}
+    system = postgres.system_binaries()
+    if system:
+        found["system"] = (system[0], {"default_toast_compression": "lz4"})
+    try:
+        yield {
+            name: server.start_with(binaries, folder / name, {**SETTINGS, **more})
+            for name, (binaries, more) in found.items()
+        }
+    finally:
+        for name in found:
+            server.stop(folder / name)
+
+
+def rebuild(source: Path, dsn: str, store: Path, given: argparse.Namespace) -> tuple[float, dict[str, Any]]:
+    started = time.perf_counter()
+    done = etl(
+        "rebuild", str(source), "--store", str(store), "--dsn", dsn, "--jobs", str(given.jobs),
+        "--memory-limit", given.memory_limit, "--quiet", "--json",
+    )  # fmt: skip
+    return time.perf_counter() - started, json.loads(done)
+
+
+def figures_of(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "records": result["records"],
+        "rows": sum(result["rows"].values()),
+        "peak_mb": round(result["peak_bytes"] / 1e6),
+        "timings": {name: round(seconds, 2) for name, seconds in result["timings"].items()},
+    }
+
+
+def etl(*arguments: str) -> str:
+    """Run the command as a process of its own; its exit code 3 (rejects) is a result as well."""
+    done = subprocess.run([sys.executable, "-m", "etl", *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    if done.returncode not in (0, 3):
+        sys.exit(f"etl {' '.join(arguments)} ended with {done.returncode}")
+    return done.stdout
+
+
+def say(figure: dict[str, Any]) -> None:
+    print(
+        "  ".join(
+            f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}" for name, value in figure.items()
+        ),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

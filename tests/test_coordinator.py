@@ -1,0 +1,269 @@
+"""Split and load end to end on a real server: published whole, resumed by receipts, never half seen."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import etl
+from etl import config, coordinator, db, ddl, generate, publish, tables
+from etl.errors import DatabaseError, UsageError
+
+RECORDS = 1_500
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A clean flat export."""
+    path = tmp_path_factory.mktemp("source") / "i12.json"
+    generate.generate("i12", RECORDS, 3, path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def store(source: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The export, split once."""
+    folder = str(tmp_path_factory.mktemp("store"))
+    etl.split(source, store=folder, executor="inline://")
+    return folder
+
+
+def options(store: str, dsn: str, **more: object) -> config.LoadOptions:
+    return config.LoadOptions(store=store, dsn=dsn, executor="inline://", **more)  # type: ignore[arg-type]
+
+
+def checksums(dsn: str, schema: str = "game") -> dict[str, object]:
+    """Return rows and a content checksum of every published relation, times left out."""
+    found = {}
+    with psycopg.connect(dsn) as connection:
+        for name in ddl.relations(tables.TABLES):
+            columns = connection.execute(
+                "select string_agg(format('t.%%I', attname), ', ') from pg_attribute where attrelid = %s::regclass"
+                " and attnum > 0 and attname not in ('created_at', 'updated_at')",
+                (f"{schema}.{name}",),
+            ).fetchone()
+            assert columns
+            query = f"select count(*), sum(hashtextextended(row({columns[0]})::text, 0)) from {schema}.{name} t"
+            found[name] = connection.execute(query).fetchone()  # type: ignore[call-overload]
+    return found
+
+
+def run_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "etl", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        cwd=Path(__file__).parents[1],
+    )
+
+
+def test_a_load_publishes_every_record_once(store: str, servers: str) -> None:
+    """Records = loaded + superseded + rejected, and the tables hold them."""
+    result = coordinator.load(options(store, servers))
+
+    assert (result.records, result.loaded, result.superseded, result.rejected) == (RECORDS, RECORDS, 0, 0)
+    with psycopg.connect(servers) as connection:
+        for name in ("powers", "power_directory", "power_build_summary"):
+            assert connection.execute(f"select count(*) from game.{name}").fetchone() == (RECORDS,)  # type: ignore[call-overload]
+        logged = "select records_processed, records_imported, errors from game.import_logs"
+        assert connection.execute(logged).fetchall() == [(RECORDS, RECORDS, 0)]
+
+
+def test_a_second_load_has_nothing_to_do(store: str, dsn: str) -> None:
+    """One line, exit 0."""
+    coordinator.load(options(store, dsn))
+    again = run_command("load", "--store", store, "--dsn", dsn, "--quiet")
+
+    assert again.returncode == 0
+    assert again.stdout.startswith("nothing to do")
+    assert again.stdout.count("\n") == 1
+
+
+def test_a_rebuild_gives_equal_tables_and_the_same_ids(store: str, dsn: str) -> None:
+    """Ids are durable, and nothing depends on scheduling."""
+    coordinator.load(options(store, dsn))
+    first = checksums(dsn)
+    coordinator.load(config.LoadOptions(store=store, dsn=dsn, executor="process://2", fresh=True))
+
+    assert checksums(dsn) == first
+
+
+def test_a_failure_between_copy_and_commit_leaves_neither_rows_nor_receipt(store: str, dsn: str) -> None:
+    """The founding promise: the receipt and the rows are one transaction."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "create function refuse() returns trigger language plpgsql as $$ begin"
+            " if new.leaf like 'npc%' then raise exception 'no receipt for npc'; end if; return new; end $$"
+        )
+        connection.execute("create trigger refuse before insert on etl.receipt for each row execute function refuse()")
+        with pytest.raises(DatabaseError, match="npc_00"):
+            coordinator.load(options(store, dsn))
+        receipts = "select count(*) from etl.receipt where leaf like 'npc%'"
+        leaves = "select count(*) from pg_class where relname like 'powers_npc_0%' and relnamespace = 'game_b1'::regnamespace"
+        effects = "select count(*) from game_b1.power_set_categories c join etl.power_key k on k.id = c.power_id where k.uid like 'npc%'"
+
+        assert connection.execute(receipts).fetchone() == (0,)
+        assert connection.execute(leaves).fetchone() == (0,)
+        assert connection.execute(effects).fetchone() == (0,)
+        assert connection.execute("select count(*) from etl.live").fetchone() == (0,)
+
+        connection.execute("drop trigger refuse on etl.receipt")
+        result = coordinator.load(options(store, dsn))
+        assert result.leaves_kept > 0
+        assert result.loaded == RECORDS
+
+
+def test_a_killed_load_goes_on_where_it_was(store: str, dsn: str, empty_dsn: str) -> None:
+    """SIGKILL of the coordinator: finished leaves are kept, and the result is that of an undisturbed run."""
+    coordinator.load(options(store, empty_dsn))
+    arguments = [sys.executable, "-m", "etl", "load", "--store", store, "--dsn", dsn, "--jobs", "1"]
+    process = subprocess.Popen(
+        arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1]
+    )
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        deadline = time.monotonic() + 60
+        while connection.execute("select count(*) from etl.receipt where table_name = 'powers'").fetchone() < (3,):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        done = connection.execute("select count(*) from etl.receipt where table_name = 'powers'").fetchone()
+    result = coordinator.load(options(store, dsn))
+
+    assert done and result.leaves_kept >= done[0] >= 3
+    assert checksums(dsn) == checksums(empty_dsn)
+
+
+def test_ctrl_c_drains_and_the_same_command_goes_on(store: str, dsn: str) -> None:
+    """Exit code 130, with the way on; nothing was published."""
+    arguments = [sys.executable, "-m", "etl", "load", "--store", store, "--dsn", dsn, "--jobs", "1"]
+    process = subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        while connection.execute("select count(*) from etl.receipt where table_name = 'powers'").fetchone() < (1,):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+
+        assert process.returncode == 130
+        assert "press again" in errors
+        assert "same command" in errors
+        assert connection.execute("select count(*) from etl.live").fetchone() == (0,)
+        assert connection.execute("select state from etl.run").fetchall() == [("stopped",)]
+    assert coordinator.load(options(store, dsn)).leaves_kept > 0
+
+
+def test_a_second_run_at_the_same_time_says_who_is_at_work(store: str, dsn: str) -> None:
+    """Exit code 76."""
+    with db.connect(dsn, name="etl load by somebody") as connection:
+        coordinator.lock(connection, "game")
+        second = run_command("load", "--store", store, "--dsn", dsn, "--quiet")
+
+    assert second.returncode == 76
+    assert "etl load by somebody" in second.stderr
+    assert "since" in second.stderr
+
+
+def test_another_schema_is_another_world(store: str, dsn: str) -> None:
+    """Two live schemas share the registry and nothing else."""
+    coordinator.load(options(store, dsn))
+    coordinator.load(options(store, dsn, schema="planner"))
+
+    assert checksums(dsn) == checksums(dsn, "planner")
+
+
+def test_a_part_of_the_tables_never_takes_the_others_from_readers(store: str, dsn: str) -> None:
+    """A build without them would."""
+    coordinator.load(options(store, dsn))
+    with pytest.raises(UsageError, match="power_effects"):
+        coordinator.load(options(store, dsn, tables=("powers",), fresh=True))
+
+
+def test_an_unknown_table_is_refused_with_those_that_exist(store: str, dsn: str) -> None:
+    """Before anything is begun."""
+    with pytest.raises(UsageError, match="power_set_categories"):
+        coordinator.load(options(store, dsn, tables=("powerz",)))
+
+
+def test_attaching_never_scans_a_leaf(store: str, dsn: str) -> None:
+    """The CHECK of both levels proves the bounds."""
+    coordinator.load(options(store, dsn))
+    notices: list[str] = []
+    with psycopg.connect(dsn) as connection:
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+        leaf = connection.execute(
+            "select c.relname, pg_get_expr(c.relpartbound, c.oid) from pg_class c where c.relname like 'powers_npc_0%'"
+            " and c.relkind = 'r' limit 1"
+        ).fetchone()
+        assert leaf
+        connection.execute(f"alter table game_b1.powers_npc detach partition game_b1.{leaf[0]}")
+        connection.execute("set client_min_messages = debug1")
+        connection.execute(f"alter table game_b1.powers_npc attach partition game_b1.{leaf[0]} {leaf[1]}")
+
+    assert any("implied by existing constraints" in notice for notice in notices)
+    assert not any("verifying table" in notice for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("condition", "most"),
+    [("archetype_id = 1", 10), ("archetype_id = 1 and powerset_id = 5", 2), ("powerset_id = 5", 31)],
+)
+def test_queries_by_archetype_and_powerset_visit_few_leaves(store: str, dsn: str, condition: str, most: int) -> None:
+    """EXPLAIN shows the pruning."""
+    coordinator.load(options(store, dsn))
+    with psycopg.connect(dsn) as connection:
+        plan = connection.execute(f"explain (format json) select id from game.powers where {condition}").fetchone()
+        total = connection.execute(
+            "select count(*) from pg_inherits i join pg_class c on c.oid = i.inhrelid"
+            " where c.relname like 'powers\\_%' and c.relkind = 'r'"
+        ).fetchone()
+    assert plan and total
+    visited = json.dumps(plan[0]).count('"Relation Name"')
+
+    assert visited <= most
+    assert visited < total[0]
+
+
+def test_the_coordinator_imports_neither_polars_nor_pyarrow() -> None:
+    """Its start costs little, and so does its memory."""
+    code = "import sys, etl.coordinator, etl.cli.pipeline; print({'polars', 'pyarrow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_a_password_is_nowhere_to_be_seen(store: str, dsn: str) -> None:
+    """Not in the import log, not in the message."""
+    secret = "swordfish-4711"
+    result = run_command("load", "--store", store, "--dsn", f"postgresql://nobody:{secret}@127.0.0.1:1/none", "--quiet")
+
+    assert result.returncode == 4
+    assert secret not in result.stdout + result.stderr
+    assert "no database answers" in result.stderr
+
+
+def test_a_build_that_will_not_be_finished_is_dropped_by_the_next_load(store: str, dsn: str, tmp_path: Path) -> None:
+    """No orphan schema stays."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        with pytest.raises(KeyboardInterrupt):
+            coordinator.load(options(store, dsn), stop=_interrupt)
+        other = tmp_path / "other.json"
+        generate.generate("i12", 100, 4, other)
+        etl.split(str(other), store=str(tmp_path / "store"), executor="inline://")
+        coordinator.load(options(str(tmp_path / "store"), dsn))
+        schemas = "select nspname from pg_namespace where nspname like 'game%' order by 1"
+
+        assert connection.execute(schemas).fetchall() == [("game",), (publish.schema_of("game", 2),)]
+
+
+def _interrupt() -> bool:
+    raise KeyboardInterrupt

@@ -1,0 +1,150 @@
+"""Processes die; tasks do not get lost, and the guilty one is named."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from etl import parallel
+from etl.errors import UsageError, WorkerDied
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def die_always(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def die_once(task: tuple[int, str]) -> int:
+    number, marker = task
+    if number == 3 and not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def fail(number: int) -> int:
+    if number == 3:
+        raise ValueError("three")
+    return number
+
+
+def start_method(_: int) -> str | None:
+    return multiprocessing.get_start_method(allow_none=True)
+
+
+def sleep_and_tell(folder: str) -> None:
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("executor", ["inline://", "process://2"])
+def test_every_task_comes_back_once(executor: str) -> None:
+    """Whatever the executor, the same outcomes."""
+    outcomes = dict(parallel.run(executor, square, range(9)))
+
+    assert outcomes == {number: number * number for number in range(9)}
+
+
+def test_an_exception_is_an_outcome() -> None:
+    """One task's exception does not touch the others."""
+    outcomes = dict(parallel.run("process://2", fail, range(6)))
+
+    assert isinstance(outcomes.pop(3), ValueError)
+    assert outcomes == {number: number for number in (0, 1, 2, 4, 5)}
+
+
+def test_a_task_that_kills_its_worker_twice_is_named_and_the_rest_finishes() -> None:
+    """A broken pool is replaced; the suspect runs alone."""
+    outcomes = dict(parallel.run("process://2", die_always, range(8)))
+
+    assert isinstance(outcomes.pop(3), WorkerDied)
+    assert outcomes == {number: number for number in range(8) if number != 3}
+
+
+def test_a_task_that_killed_its_worker_once_is_done_after_all(tmp_path: Path) -> None:
+    """A worker killed from outside costs nothing but time."""
+    marker = str(tmp_path / "died")
+    outcomes = dict(parallel.run("process://2", die_once, [(number, marker) for number in range(8)]))
+
+    assert sorted(outcomes.values()) == list(range(8))
+
+
+def test_a_last_task_that_dies_alone_still_gets_its_second_chance(tmp_path: Path) -> None:
+    """Being the only one in flight is not being tried twice."""
+    outcomes = list(parallel.run("process://1", die_once, [(3, str(tmp_path / "died"))]))
+
+    assert outcomes == [((3, str(tmp_path / "died")), 3)]
+
+
+def test_stop_submits_nothing_more_and_drains() -> None:
+    """What is in flight is still reported."""
+    seen: list[int] = []
+    with parallel.Pool("process://1") as pool:
+        for task, _ in pool.run(square, range(100), window=1, stop=lambda: len(seen) >= 3):
+            seen.append(task)
+
+    assert 3 <= len(seen) <= 4
+
+
+def test_workers_are_spawned_never_forked() -> None:
+    """Polars deadlocks after a fork (pola-rs/polars#20255)."""
+    assert list(parallel.run("process://1", start_method, [0])) == [(0, "spawn")]
+
+
+@pytest.mark.parametrize("text", ["process://0", "process://x", "threads://2", "process", ""])
+def test_an_unknown_executor_is_refused(text: str) -> None:
+    """With the two that are known."""
+    with pytest.raises(UsageError, match="executor"):
+        parallel.parse(text)
+
+
+def test_workers_end_when_their_coordinator_is_killed(tmp_path: Path) -> None:
+    """No orphan survives five seconds."""
+    program = (
+        "from etl import parallel; from tests.test_parallel import sleep_and_tell\n"
+        f"if __name__ == '__main__': list(parallel.run('process://2', sleep_and_tell, [{str(tmp_path)!r}] * 2))"
+    )
+    coordinator = multiprocessing.get_context("spawn").Process(target=_run_script, args=(program, str(tmp_path)))
+    coordinator.start()
+    deadline = time.monotonic() + 30
+    while len(pids := [int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(int((tmp_path / "coordinator").read_text()), signal.SIGKILL)
+    coordinator.join()
+    deadline = time.monotonic() + 5
+    while any(_is_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+    assert not [pid for pid in pids if _is_alive(pid)]
+
+
+def _run_script(program: str, folder: str) -> None:
+    import subprocess
+    import sys
+
+    script = Path(folder, "script.py")
+    script.write_text(program)
+    process = subprocess.Popen([sys.executable, str(script)], cwd=Path(__file__).parents[1], env=_environment())
+    Path(folder, "coordinator").write_text(str(process.pid))
+    process.wait()
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
