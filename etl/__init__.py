@@ -75,6 +75,11 @@ def load(
     memory_limit: str = "1GB",
     batch_size: int = 10_000,
     fresh: bool = False,
+    durability: str = "safe",
+    indexes: str = "after",
+    freeze: bool = True,
+    lock_timeout: str = "1s",
+    publish_timeout: str = "10min",
     on_progress: Progress | None = None,
 ) -> "LoadResult":
     """Load a split of the store and publish it; the arguments are the options of ``etl load``.
@@ -96,6 +101,11 @@ def load(
         memory_limit_bytes=config.parse_bytes(memory_limit),
         batch_rows=batch_size,
         fresh=fresh,
+        durability=durability,
+        indexes=indexes,
+        freeze=freeze,
+        lock_timeout_s=config.parse_duration(lock_timeout),
+        publish_timeout_s=config.parse_duration(publish_timeout),
         command="etl.load()",
     )
     return coordinator.load(options, on_progress)

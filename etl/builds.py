@@ -70,7 +70,7 @@ def rollback(connection: db.Connection, live_schema: str, *, timeout_s: float = 
     previous = next((build for build in overview(connection, live_schema) if build.state == "previous"), None)
     if previous is None:
         raise UsageError(f"schema {live_schema} has no previous build to go back to")
-    return publish.publish(connection, live_schema, previous.build, timeout_s=timeout_s)
+    return publish.publish(connection, live_schema, previous.build, timeout_s=timeout_s, kind="rollback")
 
 
 def prunable(connection: db.Connection, live_schema: str, keep: int) -> list[Build]:
@@ -99,6 +99,15 @@ def prune(connection: db.Connection, live_schema: str, keep: int, *, timeout_s: 
     return gone
 
 
+def known_splits(connection: db.Connection, keep: int) -> dict[str, bool]:
+    """Return every split that this database was ever a function of, and whether it may need it again.
+
+    It needs those of all builds that are there, of the last ``keep`` states of each live schema, and the one before an
+    update that ``rollback`` would take back.
+    """
+    return dict(connection.execute(db.query("known_splits"), {"keep": keep}).fetchall())
+
+
 def refuse_dependents(connection: db.Connection, schema: str) -> None:
     """Raise SchemaError, with a list, where objects outside a build schema point straight into it."""
     found = connection.execute(db.query("outside_dependents"), {"schema": schema}).fetchall()
@@ -106,5 +115,5 @@ def refuse_dependents(connection: db.Connection, schema: str) -> None:
         names = "; ".join(f"{what} depends on {schema}.{on}" for what, on in found[:10])
         raise SchemaError(
             f"{len(found)} object(s) outside {schema} point into it: {names}",
-            "let them read the live schema's views instead, then prune again",
+            "let them read the live schema's views, and foreign keys point to etl.power_key; then prune again",
         )

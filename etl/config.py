@@ -11,6 +11,8 @@ MIB = 1024 * 1024
 # How a worker learns the connection string: set inside the worker once it runs, so that it is in no process listing.
 DSN_VARIABLE = "ETL_WORKER_DSN"
 
+_MOST_SCHEMA_BYTES = 55
+
 _UNITS = {"": 1, "K": 1024, "M": MIB, "G": 1024 * MIB, "T": 1024 * 1024 * MIB}
 
 
@@ -20,6 +22,17 @@ def parse_bytes(text: str) -> int:
     if not found:
         raise UsageError(f"'{text}' is no size", "write it like 400MB or 1GB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds in a text such as ``50ms``, ``1s``, ``10min`` or ``0.5h``; a bare number is seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise UsageError(f"'{text}' is no length of time", "write it like 50ms, 1s or 10min")
+    return float(found[1]) * _SECONDS[(found[2] or "s").lower()]
 
 
 def default_jobs() -> int:
@@ -53,7 +66,11 @@ class SplitOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """Options of ``etl load``. ``tables`` empty means all; ``schema`` is the live schema that applications read."""
+    """Options of ``etl load``. ``tables`` empty means all; ``schema`` is the live schema that applications read.
+
+    ``lock_timeout_s`` is the longest wait for a view's lock per attempt, ``publish_timeout_s`` for all of them.
+    ``durability`` is safe or fast, ``indexes`` after, before or deferred (docs/switches.md says what each is good for).
+    """
 
     store: str = "partitions"
     split_id: str | None = None
@@ -64,7 +81,31 @@ class LoadOptions:
     memory_limit_bytes: int = 1024 * MIB
     batch_rows: int = 10_000
     fresh: bool = False
+    lock_timeout_s: float = 1.0
+    publish_timeout_s: float = 600.0
+    durability: str = "safe"
+    indexes: str = "after"
+    freeze: bool = True
     command: str = "etl load"
+
+    def __post_init__(self) -> None:
+        """Refuse a live schema that cannot be one."""
+        check_live_schema(self.schema)
+
+
+def check_live_schema(name: str) -> None:
+    """Raise UsageError where no live schema can have this name.
+
+    It must not be the registry's or the server's own, and with the numbers of its builds ("_b123456") it must fit into
+    PostgreSQL's 63 bytes.
+    """
+    if name in ("etl", "information_schema") or name.startswith("pg_"):
+        raise UsageError(f"schema {name} is not for game data", "choose another one: --schema NAME")
+    if not 0 < len(name.encode()) <= _MOST_SCHEMA_BYTES or "\0" in name:
+        raise UsageError(
+            f"'{name}' cannot be the name of the live schema: it must have 1 to {_MOST_SCHEMA_BYTES} bytes",
+            "choose another one: --schema NAME",
+        )
 
 
 def redact_command(command: str) -> str:

@@ -8,12 +8,10 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TypeVar
-
-import psycopg
 
 from etl import (
     config,
@@ -22,17 +20,20 @@ from etl import (
     dsn,
     finish,
     keys,
+    lateindex,
     ledger,
     metrics,
     migrations,
     parallel,
     publish,
     receipts,
+    splitter,
+    storage,
     tables,
     work,
 )
 from etl.config import MIB
-from etl.errors import Busy, EtlError, Incomplete, Interrupted, MismatchError, UsageError
+from etl.errors import Busy, EtlError, InputError, Interrupted, MismatchError, UsageError
 from etl.model import Event, Manifest, Progress, Reject
 from etl.plan import IndexTask, Leaf, LeafResult, LeafTask, RegisterTask, cut_leaves
 from etl.receipts import Receipt
@@ -41,6 +42,7 @@ from etl.store import manifest as manifests
 from etl.store import rejects as split_rejects
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +50,10 @@ _log = logging.getLogger(__name__)
 WORKER_BASE_BYTES = 120 * MIB
 MIN_BATCH_BYTES = 2 * MIB
 MAX_BATCH_BYTES = 16 * MIB
+
+# A killed run's connection holds the lock for a moment longer: db.connect sees to it that this is under a second.
+_LOCK_PATIENCE_S = 2.0
+_LOCK_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +134,8 @@ def load(
     report = progress or _silent
     manifest = manifests.read(options.store, options.split_id)
     _check_tables(options)
+    if options.split_id is None:
+        _check_sources(manifest)
     where = dsn.resolve(options.dsn)
     name = f"etl load into {options.schema} by {db.whoami()}"[:63]
     with metrics.PeakMemory() as memory, db.connect(where, name=name) as connection:
@@ -146,6 +154,7 @@ def _run(run: _Run, started: float, memory: metrics.PeakMemory) -> LoadResult:
     live = _live(run)
     if live is not None:
         return replace(live, seconds=time.perf_counter() - started, peak_bytes=memory.peak_bytes)
+    run.pool.warm(work.warm)
     with run.phase("plan"):
         _plan(run)
     run.number = ledger.begin(
@@ -161,9 +170,10 @@ def _run(run: _Run, started: float, memory: metrics.PeakMemory) -> LoadResult:
         with run.phase("finish"):
             rows = finish.finish(run.connection, run.build, run.schema, run.leaves, run.wanted, run.done)
         with run.phase("publish"):
-            published = publish.publish(run.connection, run.options.schema, run.build)
+            published = _publish(run)
+        _index_late(run)
     except BaseException as error:
-        _record_failure(run, error, memory)
+        ledger.fail(run.connection, run.number, error, run.timings, memory.peak_bytes)
         raise
     return _conclude(run, rows, published, started, memory)
 
@@ -178,6 +188,16 @@ def _check_tables(options: config.LoadOptions) -> None:
         raise UsageError(f"there is no table {', '.join(unknown)}", f"the tables are {', '.join(tables.TABLES)}")
 
 
+def _check_sources(manifest: Manifest) -> None:
+    """Refuse to load the latest split of a source that is another one by now: that is hardly what was meant."""
+    changed = splitter.source_changed(manifest)
+    if changed:
+        raise InputError(
+            f"{'; '.join(changed)}; the split {manifest.split_id} is of what it was before",
+            f"etl split again, or load the old one: etl load --split {manifest.split_id}",
+        )
+
+
 def lock(connection: db.Connection, live_schema: str) -> None:
     """Take the coordinator's lock for the life of the connection.
 
@@ -185,9 +205,12 @@ def lock(connection: db.Connection, live_schema: str) -> None:
         Busy: another run has it; the message says who and since when.
     """
     values = {"space": db.LOCK_SPACE, "schema": live_schema}
-    row = connection.execute(db.query("try_run_lock"), values).fetchone()
-    if row and row[0]:
-        return
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while time.monotonic() < deadline:
+        row = connection.execute(db.query("try_run_lock"), values).fetchone()
+        if row and row[0]:
+            return
+        time.sleep(_LOCK_PAUSE_S)
     holder = connection.execute(db.query("run_lock_holder"), values).fetchone()
     who = (
         f"{holder[0]} (database user {holder[1]}, {holder[2]}), since {holder[3]:%Y-%m-%d %H:%M:%S %Z}"
@@ -211,6 +234,8 @@ def _live(run: _Run) -> LoadResult | None:
     lost = [name for name in names if name not in run.wanted]
     same = split_id == run.manifest.split_id and all(versions.get(n) == v for n, v in _versions(run.wanted).items())
     if same and not run.options.fresh:
+        run.build, run.schema = build, publish.schema_of(run.options.schema, build)
+        _index_late(run)
         rows = Counter[str]()
         for (table, _), receipt in receipts.read(run.connection, build).items():
             rows[table] += receipt.rows
@@ -234,9 +259,11 @@ def _plan(run: _Run) -> None:
         _take_over(run.connection, build)
         if split_id == run.manifest.split_id and current and not run.build:
             run.build = build
-            run.leaves = [_leaf(values) for values in plan]
+            run.leaves = [leaf_of(values) for values in plan]
         else:
             _drop(run.connection, run.options.schema, build)
+    for (build,) in run.connection.execute(db.query("half_dropped_builds"), {"schema": run.options.schema}).fetchall():
+        _drop(run.connection, run.options.schema, build)
     if not run.build:
         _begin(run)
     run.schema = publish.schema_of(run.options.schema, run.build)
@@ -244,7 +271,8 @@ def _plan(run: _Run) -> None:
     run.done = receipts.read(run.connection, run.build)
 
 
-def _leaf(values: dict[str, object]) -> Leaf:
+def leaf_of(values: dict[str, object]) -> Leaf:
+    """Return a leaf from what ``asdict`` made of it in a build's plan."""
     return Leaf(**{**values, "powersets": tuple(values["powersets"])})  # type: ignore[arg-type]  # as asdict wrote it
 
 
@@ -258,11 +286,20 @@ def _take_over(connection: db.Connection, build: int) -> int:
 
 
 def _drop(connection: db.Connection, live_schema: str, build: int) -> None:
-    """Drop a build that was never published and will not be gone on with."""
-    ddl.drop_build(connection, publish.schema_of(live_schema, build))
+    """Drop a build that was never published and will not be gone on with.
+
+    It is forgotten first, so that no run goes on with what a killed one has left of it. Views that name it since a
+    publication that failed keep it until they have settled: it goes with a later run.
+    """
+    schema = publish.schema_of(live_schema, build)
+    row = connection.execute(db.query("build_is_named"), {"live": live_schema, "schema": schema}).fetchone()
+    if row and row[0]:
+        _log.info("build %s is still named by the views of %s; a later run drops it", build, live_schema)
+        return
     with connection.transaction():
         connection.execute(db.query("forget_build"), {"build": build})
         connection.execute(db.query("drop_build_row"), {"build": build})
+    ddl.drop_build(connection, schema)
 
 
 def _begin(run: _Run) -> None:
@@ -279,7 +316,7 @@ def _begin(run: _Run) -> None:
             {
                 "schema": run.options.schema,
                 "split_id": manifest.split_id,
-                "store": run.options.store,
+                "store": storage.absolute(run.options.store),
                 "format": manifest.format,
                 "game_version": manifest.game_version,
                 "tables": list(run.wanted),
@@ -290,8 +327,9 @@ def _begin(run: _Run) -> None:
         run.build = int(row[0]) if row else 0
         schema = publish.schema_of(run.options.schema, run.build)
         branches = {leaf.archetype: leaf.archetype_id for leaf in run.leaves}
-        ddl.create_build(connection, schema, branches)
-        rows = keys.write_entities(connection, schema, archetypes, powersets, archetype_ids, powerset_ids)
+        ddl.create_build(connection, schema, branches, late=run.options.indexes != "deferred")
+        entity_rows = keys.entity_rows(archetypes, powersets, archetype_ids, powerset_ids)
+        rows = keys.write_entities(connection, schema, entity_rows)
         for name, count in rows.items():
             receipt = Receipt(
                 table=name, leaf="all", digest=manifest.entities_digest, version=ddl.version(name), rows=count, bytes=0
@@ -316,19 +354,69 @@ def _work(run: _Run) -> None:
         _load_leaves(run)
     with run.phase("index"):
         tasks = [
-            IndexTask(build=run.build, epoch=run.epoch, schema=run.schema, table=name, version=ddl.version(name))
+            IndexTask(
+                build=run.build,
+                epoch=run.epoch,
+                schema=run.schema,
+                table=name,
+                version=ddl.version(name),
+                durability=run.options.durability,
+                indexes=run.options.indexes,
+            )
             for name in finish.plain_tables(run.wanted)
             if (name, "indexes") not in run.done
         ]
         _each(run, work.index_table, tasks)
 
 
+def _publish(run: _Run) -> publish.Publication:
+    published = publish.publish(
+        run.connection,
+        run.options.schema,
+        run.build,
+        timeout_s=run.options.publish_timeout_s,
+        lock_timeout_s=run.options.lock_timeout_s,
+        run=run.number,
+    )
+    run.timings.update({f"publish_{step}": seconds for step, seconds in published.seconds.items()})
+    _log.info(
+        "build %s is published: generation %s, %s misses", run.build, published.generation, published.misses,
+        extra={"action": "published", "build": run.build, "misses": published.misses, **published.seconds},
+    )  # fmt: skip
+    return published
+
+
+def _index_late(run: _Run) -> None:
+    """Build the indexes that the published build lacks, because it was loaded with ``--indexes deferred``."""
+    wanted = [name for name in run.wanted if name in tables.LEAF_TABLES]
+    if not lateindex.missing(run.connection, run.schema, wanted, run.build, run.epoch):
+        return
+    with run.phase("index later"):
+        run.epoch = _take_over(run.connection, run.build)
+        _each(run, work.index_late, lateindex.missing(run.connection, run.schema, wanted, run.build, run.epoch))
+        lateindex.attach(
+            run.connection,
+            run.schema,
+            wanted,
+            timeout_s=run.options.publish_timeout_s,
+            lock_timeout_s=run.options.lock_timeout_s,
+        )
+
+
 def _each(run: _Run, function: Callable[[T], object], tasks: list[T]) -> None:
     """Run small tasks; the first failure is raised."""
-    for _, outcome in run.pool.run(function, tasks, stop=run.stop):
+    list(collect(run.pool, function, tasks, run.stop))
+    _stop_here(run)
+
+
+def collect(
+    pool: parallel.Pool, function: Callable[[T], R], tasks: Sequence[T], stop: Callable[[], bool]
+) -> Iterator[R]:
+    """Yield the results of tasks as they end; the first failure is raised."""
+    for _, outcome in pool.run(function, tasks, stop=stop):
         if isinstance(outcome, Exception):
             raise outcome
-    _stop_here(run)
+        yield outcome
 
 
 def _stop_here(run: _Run) -> None:
@@ -375,8 +463,6 @@ def _is_loaded(run: _Run, leaf: Leaf) -> bool:
 
 
 def _task(run: _Run, leaf: Leaf) -> LeafTask:
-    # A worker holds a batch three times: as read, as columns of the tables, as encoded for COPY; and its libraries.
-    budget = run.options.memory_limit_bytes // (run.pool.workers + 1) - WORKER_BASE_BYTES
     return LeafTask(
         build=run.build,
         epoch=run.epoch,
@@ -386,8 +472,20 @@ def _task(run: _Run, leaf: Leaf) -> LeafTask:
         leaf=leaf,
         tables=tuple((name, ddl.version(name)) for name in run.wanted if name in tables.LEAF_TABLES),
         batch_rows=run.options.batch_rows,
-        batch_bytes=max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, budget // 12)),
+        batch_bytes=batch_bytes(run.options, run.pool.workers),
+        durability=run.options.durability,
+        indexes=run.options.indexes,
+        freeze=run.options.freeze,
     )
+
+
+def batch_bytes(options: config.LoadOptions, workers: int) -> int:
+    """Return how many bytes of records a worker may take at once within the memory limit.
+
+    A worker holds a batch several times over: as read, as Python objects, as columns of the tables, as encoded for COPY.
+    """
+    budget = options.memory_limit_bytes // (workers + 1) - WORKER_BASE_BYTES
+    return max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, budget // 12))
 
 
 def _note_leaf(run: _Run, result: LeafResult) -> None:
@@ -472,15 +570,3 @@ def _result(
         run=run.number,
         notes=manifest.notes,
     )
-
-
-def _record_failure(run: _Run, error: BaseException, memory: metrics.PeakMemory) -> None:
-    """End the line in the import log, if the database still listens."""
-    state = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt | Incomplete) else "failed"
-    ending = ledger.Ending(
-        state=state, peak_bytes=memory.peak_bytes, timings=run.timings, message=f"{type(error).__name__}: {error}"
-    )
-    try:
-        ledger.end(run.connection, run.number, ending)
-    except psycopg.Error as lost:
-        _log.warning("the end of run %s could not be written: %s", run.number, lost)

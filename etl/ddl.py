@@ -14,17 +14,31 @@ from psycopg import sql
 from etl import db, resources, tables
 from etl.errors import SchemaError
 
-
+_PLAIN = "create index {index} on {table}"
 _SCALARS = ("int2", "int4", "int8", "float8", "bool", "text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """One index section: its published name, its statement with holes {index} and {table}, what it needs."""
+    """One index section: its published name, its statement with holes {index} and {table}, what it needs.
+
+    ``is_late`` says that it may be built after the publication: it serves queries, and no rule rests on it.
+    """
 
     name: str
     statement: str
     requires: str | None
+
+    @property
+    def is_late(self) -> bool:
+        """Return True for neither a key nor a unique index."""
+        return _PLAIN in self.statement
+
+    def variant(self, *, concurrently: bool = False, only: bool = False) -> str:
+        """Return the statement that may be run twice, without locking out writers, or for a parent alone."""
+        how = "concurrently " if concurrently else ""
+        text = f"create index {how}if not exists {{index}} on {'only ' if only else ''}{{table}}"
+        return self.statement.replace(_PLAIN, text)
 
 
 def indexes(relative_path: str) -> list[Index]:
@@ -76,13 +90,15 @@ def create_indexes(
     *,
     prefix: str | None = None,
     only: str | None = None,
+    late: bool = True,
 ) -> None:
     """Make the indexes of ``path`` on a table; named as published, or ``<prefix>_<number>`` on a leaf.
 
-    What needs an extension that the server lacks is left out. ``only`` names a single index.
+    What needs an extension that the server lacks is left out. ``only`` names a single index; ``late`` says whether to
+    make those that may be built after the publication.
     """
     for number, index in enumerate(indexes(path)):
-        if only is not None and index.name != only:
+        if (only is not None and index.name != only) or (index.is_late and not late):
             continue
         if index.requires:
             home = extension_schema(connection, index.requires)
@@ -94,8 +110,11 @@ def create_indexes(
         connection.execute(db.template(index.statement, holes))
 
 
-def create_build(connection: db.Connection, schema: str, archetypes: dict[str, int]) -> None:
-    """Make a build's schema with every table, parents with their branches and indexes, and no rows."""
+def create_build(connection: db.Connection, schema: str, archetypes: dict[str, int], *, late: bool = True) -> None:
+    """Make a build's schema with every table, parents with their branches and indexes, and no rows.
+
+    ``late`` says whether the parents have the indexes that may be built after the publication.
+    """
     connection.execute(db.query("create_schema", schema=db.identifier(schema)))
     holes = {"schema": db.identifier(schema)}
     for name in (*tables.TABLES, "power_directory"):
@@ -105,7 +124,7 @@ def create_build(connection: db.Connection, schema: str, archetypes: dict[str, i
     for name in tables.LEAF_TABLES:
         if not tables.spec(name).partitioned:
             continue
-        create_indexes(connection, schema, name, table_file(name))
+        create_indexes(connection, schema, name, table_file(name), late=late)
         for key, number in archetypes.items():
             connection.execute(
                 db.query(

@@ -1,7 +1,7 @@
 """The exceptions of etl: one tree, each class with its exit code.
 
 The class docstring is the default message. Exceptions cross processes by pickle, so they are built from positional
-arguments only and hold no handles. Exit codes follow docs/exit-codes.md; only ``etl.cli`` exits.
+arguments only and hold no handles. The exit codes are listed in README.md; only ``etl.cli`` exits.
 """
 
 

@@ -1,6 +1,7 @@
 """The durable key registry: ids of archetypes and powersets, and the two tables that hold these entities."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
@@ -31,28 +32,48 @@ def register(
     return archetype_ids, powerset_ids
 
 
-def write_entities(
-    connection: db.Connection,
-    schema: str,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntityRows:
+    """The rows of the tables ``archetypes`` and ``powersets``, in the order of their specs' columns."""
+
+    archetypes: list[tuple[object, ...]]
+    powersets: list[tuple[object, ...]]
+
+
+def entity_rows(
     archetypes: Sequence[Entity],
     powersets: Sequence[Entity],
     archetype_ids: Mapping[str, int],
     powerset_ids: Mapping[str, int],
-) -> dict[str, int]:
+) -> EntityRows:
+    """Turn the entities of a store into rows."""
+    return EntityRows(
+        archetypes=[archetype_table.row(entity, archetype_ids) for entity in archetypes],
+        powersets=[powerset_table.row(entity, powerset_ids, archetype_ids) for entity in powersets],
+    )
+
+
+def write_entities(connection: db.Connection, schema: str, rows: EntityRows) -> dict[str, int]:
     """Fill and index the tables ``archetypes`` and ``powersets`` of a build; return their rows."""
-    archetype_rows = [archetype_table.row(entity, archetype_ids) for entity in archetypes]
-    powerset_rows = [powerset_table.row(entity, powerset_ids, archetype_ids) for entity in powersets]
-    _write(connection, schema, archetype_table.SPEC, archetype_rows)
-    _write(connection, schema, powerset_table.SPEC, powerset_rows)
-    return {archetype_table.SPEC.name: len(archetypes), powerset_table.SPEC.name: len(powersets)}
+    counts = copy_entities(connection, schema, rows)
+    for name in counts:
+        ddl.create_indexes(connection, schema, name, ddl.table_file(name))
+        ddl.analyze(connection, schema, name, name)
+    return counts
 
 
-def _write(connection: db.Connection, schema: str, spec: TableSpec, lines: Sequence[tuple[object, ...]]) -> None:
-    """COPY rows of Python values into one small table, then index it."""
+def copy_entities(connection: db.Connection, schema: str, rows: EntityRows, prefix: str = "") -> dict[str, int]:
+    """COPY the rows into ``<prefix>archetypes`` and ``<prefix>powersets``; return the rows per table."""
+    _copy(connection, schema, prefix, archetype_table.SPEC, rows.archetypes)
+    _copy(connection, schema, prefix, powerset_table.SPEC, rows.powersets)
+    return {archetype_table.SPEC.name: len(rows.archetypes), powerset_table.SPEC.name: len(rows.powersets)}
+
+
+def _copy(
+    connection: db.Connection, schema: str, prefix: str, spec: TableSpec, lines: Sequence[tuple[object, ...]]
+) -> None:
     names = sql.SQL(", ").join(map(sql.Identifier, spec.columns))
-    statement = sql.SQL("copy {} ({}) from stdin").format(db.identifier(schema, spec.name), names)
+    statement = sql.SQL("copy {} ({}) from stdin").format(db.identifier(schema, prefix + spec.name), names)
     with connection.cursor() as cursor, cursor.copy(statement) as stream:
         for line in lines:
             stream.write_row(line)
-    ddl.create_indexes(connection, schema, spec.name, ddl.table_file(spec.name))
-    ddl.analyze(connection, schema, spec.name, spec.name)

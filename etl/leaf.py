@@ -40,11 +40,11 @@ def load_leaf(task: LeafTask) -> LeafResult:
         DatabaseError: the server refused or went away; nothing was committed.
     """
     started, clock = time.perf_counter(), _Clock()
-    manifest, leaf = _manifest(task.store, task.split_id), task.leaf
+    manifest, leaf = manifest_of(task.store, task.split_id), task.leaf
     names = set(leaf.powersets)
     wanted = [p for p in manifest.partitions if p.archetype == leaf.archetype and p.powerset in names]
     with db.connect(os.environ[config.DSN_VARIABLE], name=f"etl load {leaf.name}", autocommit=False) as connection:
-        receipts.enter(connection, task.build, task.epoch)
+        receipts.enter(connection, task.build, task.epoch, durability=task.durability)
         context = _context(connection, task)
         relations = {name: _relation(connection, task, name) for name, _ in task.tables}
         clock.lap("index")
@@ -64,7 +64,7 @@ def load_leaf(task: LeafTask) -> LeafResult:
 
 
 @cache
-def _manifest(store: str, split_id: str) -> Manifest:
+def manifest_of(store: str, split_id: str) -> Manifest:
     """Read the manifest once per worker: it never changes once it is there."""
     return manifests.read(store, split_id)
 
@@ -86,15 +86,26 @@ def _context(connection: db.Connection, task: LeafTask) -> LeafContext:
     def resolve(uids: list[str]) -> dict[str, int]:
         return dict(connection.execute(db.query("resolve_powers", schema=schema), {"uids": uids}).fetchall())
 
+    archetypes = {task.leaf.archetype: task.leaf.archetype_id}
     return LeafContext(
-        archetype_id=task.leaf.archetype_id, powerset_ids=sets, power_ids=powers, power_order=order, resolve=resolve
+        archetype_ids=archetypes, powerset_ids=sets, power_ids=powers, power_order=order, resolve=resolve
     )
 
 
 def _relation(connection: db.Connection, task: LeafTask, name: str) -> sql.Identifier:
-    if tables.spec(name).partitioned:
-        return ddl.create_leaf(connection, task.schema, name, task.leaf.name)
-    return db.identifier(task.schema, name)
+    """Return where the leaf's rows of a table go, made on the way."""
+    if not tables.spec(name).partitioned:
+        return db.identifier(task.schema, name)
+    relation = ddl.create_leaf(connection, task.schema, name, task.leaf.name)
+    if task.indexes == "before":
+        _index(connection, task, name)
+    return relation
+
+
+def _index(connection: db.Connection, task: LeafTask, name: str) -> None:
+    table = f"{name}_{task.leaf.name}"
+    late = task.indexes != "deferred"
+    ddl.create_indexes(connection, task.schema, table, ddl.table_file(name), prefix=table, late=late)
 
 
 def _copy_all(
@@ -117,7 +128,9 @@ def _copy_all(
         clock.lap("transform")
         for name, relation in relations.items():
             spec = tables.spec(name)
-            done = bulkload.copy(connection, relation, spec.columns, [built[name]], freeze=spec.partitioned)
+            done = bulkload.copy(
+                connection, relation, spec.columns, [built[name]], freeze=spec.partitioned and task.freeze
+            )
             totals[name] = (totals[name][0] + done[0], totals[name][1] + done[1])
         clock.lap("send")
     return totals, rejects
@@ -151,13 +164,19 @@ def _set_aside(
 ) -> None:
     """Record the rejects with the leaf, and take their powers out of the directory."""
     for reject in rejects:
-        values = {name: getattr(reject, name) for name in Reject.__dataclass_fields__}
-        if reject.source.isdigit():
-            values["source"] = manifest.sources[int(reject.source)].path
-        connection.execute(db.query("record_reject"), {"build": task.build, "leaf": task.leaf.name, **values})
+        values = {"build": task.build, "leaf": task.leaf.name, **reject_values(reject, manifest)}
+        connection.execute(db.query("record_reject"), values)
     ids = [context.power_ids[reject.uid] for reject in rejects if reject.uid and reject.uid in context.power_ids]
     if ids:
         connection.execute(db.query("remove_from_directory", schema=db.identifier(task.schema)), {"ids": ids})
+
+
+def reject_values(reject: Reject, manifest: Manifest) -> dict[str, object]:
+    """Return the columns of ``etl.reject`` that a reject of a transform fills; its source's number becomes the path."""
+    values: dict[str, object] = {name: getattr(reject, name) for name in Reject.__dataclass_fields__}
+    if reject.source.isdigit():
+        values["source"] = manifest.sources[int(reject.source)].path
+    return values
 
 
 def _complete(connection: db.Connection, task: LeafTask) -> None:
@@ -169,7 +188,8 @@ def _complete(connection: db.Connection, task: LeafTask) -> None:
             continue
         table = f"{name}_{leaf.name}"
         ddl.check_leaf(connection, task.schema, name, leaf.name, condition)
-        ddl.create_indexes(connection, task.schema, table, ddl.table_file(name), prefix=table)
+        if task.indexes != "before":
+            _index(connection, task, name)
         ddl.analyze(connection, task.schema, table, name)
 
 

@@ -1,12 +1,18 @@
 """The import log: one row per run, begun before the work and ended with its counts."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg
+
 from etl import db
+from etl.errors import Incomplete, Interrupted
 from etl.model import Manifest, Reject
+
+_log = logging.getLogger(__name__)
 
 # import_data shows this many rejects in full; all of them are in the store and in etl.reject.
 SHOWN_REJECTS = 100
@@ -28,12 +34,19 @@ class Ending:
 
 
 def begin(
-    connection: db.Connection, *, manifest: Manifest, command: str, live_schema: str, build: int, workers: int
+    connection: db.Connection,
+    *,
+    manifest: Manifest,
+    command: str,
+    live_schema: str,
+    build: int,
+    workers: int,
+    kind: str = "powers",
 ) -> int:
     """Write the first half of a run's row; return its number. Rows that a killed run left open are closed."""
     connection.execute(db.query("close_lost_runs"), {"schema": live_schema})
     values = {
-        "type": f"{manifest.format} powers",
+        "type": f"{manifest.format} {kind}",
         "command": command,
         "schema": live_schema,
         "source": ", ".join(source.path for source in manifest.sources),
@@ -62,6 +75,18 @@ def end(connection: db.Connection, run: int, ending: Ending) -> None:
         "message": ending.message,
     }
     connection.execute(db.query("end_run"), values)
+
+
+def fail(
+    connection: db.Connection, run: int, error: BaseException, timings: Mapping[str, float], peak_bytes: int
+) -> None:
+    """End a run that did not end well, if the database still listens: it was stopped, or it failed."""
+    state = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt | Incomplete) else "failed"
+    message = f"{type(error).__name__}: {error}"
+    try:
+        end(connection, run, Ending(state=state, peak_bytes=peak_bytes, timings=timings, message=message))
+    except psycopg.Error as lost:
+        _log.warning("the end of run %s could not be written: %s", run, lost)
 
 
 def log_leaf(

@@ -1,10 +1,27 @@
-"""The durable schema ``etl``: numbered plain SQL, forward only, each file with its record in one transaction."""
+"""The durable schema ``etl``: numbered plain SQL, forward only, each file with its record in one transaction.
+
+docs/migrations.md says why, and what takes the place of a downgrade.
+"""
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
 
 from etl import db, resources
-from etl.errors import SchemaError
+from etl.errors import DatabaseError, SchemaError, UsageError
+
+_HEADER = """\
+-- {description}
+--
+-- This file and its record are one transaction: write no begin, no commit, and nothing that cannot run inside one.
+-- Forward only: there is no way back, and once it is released this file is never changed.
+-- It meets databases with data in them, PostgreSQL 14 to 18, and readers at work: say "not null" with a default, and do
+-- not rewrite a big table. Nothing here may touch the build schemas: a rebuild makes those anew.
+-- Bring sql/schema.sql to the same state (tests/test_migrations.py compares the two). See docs/migrations.md.
+
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,19 +69,51 @@ def pending(connection: db.Connection) -> list[Migration]:
 
 
 def migrate(connection: db.Connection) -> list[Migration]:
-    """Apply what is missing, each in a transaction with its record; return what was applied (maybe nothing)."""
+    """Apply what is missing, each in a transaction with its record; return what was applied (maybe nothing).
+
+    Raises:
+        DatabaseError: the server refused one; neither its changes nor its record stay, those before it do.
+        SchemaError: see ``pending``.
+    """
     todo = pending(connection)
     if not todo:
         return []
     connection.execute(db.query("create_ledger"))
     for migration in todo:
-        with connection.transaction():
-            connection.execute(db.query("lock_ledger"))
-            if migration.version in applied(connection):
-                continue
-            connection.execute(migration.text.encode())
-            connection.execute(db.query("record_migration"), (migration.version, migration.name))
+        try:
+            _apply(connection, migration)
+        except psycopg.Error as error:
+            raise DatabaseError(
+                f"migration {migration.version:04d} {migration.name} was refused, and nothing of it stays: {error}",
+                "etl db status shows what is applied",
+            ) from error
     return todo
+
+
+def _apply(connection: db.Connection, migration: Migration) -> None:
+    """Apply one migration, unless another migrator was faster."""
+    with connection.transaction():
+        connection.execute(db.query("lock_ledger"))
+        if migration.version in applied(connection):
+            return
+        connection.execute(migration.text.encode())
+        connection.execute(db.query("record_migration"), (migration.version, migration.name))
+
+
+def create(description: str, folder: Path) -> Path:
+    """Write the next migration, empty but for what must be kept in mind; return its place.
+
+    Raises:
+        UsageError: the description holds no word that a file name could have.
+    """
+    words = re.findall(r"[a-z0-9]+", description.lower())
+    if not words:
+        raise UsageError(f"'{description}' says nothing", 'etl db migration-create "what it changes"')
+    taken = [int(path.name[:4]) for path in folder.glob("[0-9][0-9][0-9][0-9]_*.sql")]
+    path = folder / f"{max(taken, default=0) + 1:04d}_{'_'.join(words)[:60]}.sql"
+    with path.open("x", encoding="utf-8") as stream:
+        stream.write(_HEADER.format(description=" ".join(description.split())))
+    return path
 
 
 def require(connection: db.Connection) -> None:

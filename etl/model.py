@@ -120,13 +120,13 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeafContext:
-    """What a transform needs besides the records: the ids of one leaf.
+    """What a transform needs besides the records: the ids of what is in them.
 
     ``power_order`` is the position of a power in its set's own list, where the source has such lists. ``resolve``
     returns the ids of those of the given power uids that exist in this build.
     """
 
-    archetype_id: int
+    archetype_ids: Mapping[str, int]
     powerset_ids: Mapping[str, int]
     power_ids: Mapping[str, int]
     power_order: Mapping[str, int]

@@ -164,6 +164,12 @@ class Pool:
         arguments = (os.getpid(), self._environment)
         return ProcessPoolExecutor(self.workers, get_context("spawn"), initializer=_start_worker, initargs=arguments)
 
+    def warm(self, function: Callable[[], object]) -> None:
+        """Let every worker start and call ``function`` (which imports what it will need) while the caller goes on."""
+        if self._scheme != "inline":
+            for _ in range(self.workers):
+                self._get().submit(function)
+
     def pids(self) -> list[int]:
         """Return the process ids of the workers that run now."""
         processes = getattr(self._executor, "_processes", None) or {}

@@ -1,8 +1,8 @@
 """The plan of a load: how partitions are cut into leaves, and what is left to do. ``plan = wanted - receipts``."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from etl.model import Partition
@@ -35,7 +35,7 @@ class LeafTask:
     """One leaf of a build: where its records are, where its rows go.
 
     ``tables`` are (name, version) pairs of what to load. ``batch_rows`` and ``batch_bytes`` bound what is in memory
-    at once.
+    at once. ``durability``, ``indexes`` and ``freeze`` are the switches of ``config.LoadOptions``.
     """
 
     build: int
@@ -47,6 +47,9 @@ class LeafTask:
     tables: tuple[tuple[str, str], ...]
     batch_rows: int
     batch_bytes: int
+    durability: str = "safe"
+    indexes: str = "after"
+    freeze: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +66,75 @@ class RegisterTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexTask:
-    """One plain table of a build whose rows are all there."""
+    """One plain table of a build whose rows are all there; see ``LeafTask`` for the switches."""
 
     build: int
     epoch: int
     schema: str
     table: str
     version: str
+    durability: str = "safe"
+    indexes: str = "after"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateIndexTask:
+    """A table or leaf of a published build that lacks indexes: its ``name`` in the schema, and (index, name) of each.
+
+    ``table`` is the table of ``etl.tables`` that it has the shape of, ``index`` the published name there; what stands
+    in ``broken`` is left over from an interrupted run.
+    """
+
+    build: int
+    epoch: int
+    schema: str
+    table: str
+    name: str
+    indexes: tuple[tuple[str, str], ...]
+    broken: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiffTask:
+    """Some partitions, as (archetype, powerset) pairs, of a split and of the build that is published.
+
+    ``first_record`` leaves out the records before it; ``everything`` names equal records as well.
+    """
+
+    schema: str
+    store: str
+    split_id: str
+    partitions: tuple[tuple[str, str], ...]
+    first_record: int
+    everything: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How a split differs from what is published: (uid, archetype, powerset) of the powers of each kind.
+
+    ``renewed`` are equal, but were asked for; ``same`` counts the equal ones that were not.
+    """
+
+    changed: tuple[tuple[str, str, str], ...] = ()
+    new: tuple[tuple[str, str, str], ...] = ()
+    gone: tuple[tuple[str, str, str], ...] = ()
+    renewed: tuple[tuple[str, str, str], ...] = ()
+    same: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTask:
+    """Some partitions, as (archetype, powerset) pairs, of which the touched powers' rows are to be staged."""
+
+    schema: str
+    store: str
+    split_id: str
+    build: int
+    partitions: tuple[tuple[str, str], ...]
+    tables: tuple[str, ...]
+    batch_rows: int
+    batch_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,15 +202,36 @@ def _part_giants(group: list[Partition], budget: int) -> list[list[Partition]]:
 def _leaf(
     archetype: str, archetype_id: int, number: int, lower: int | None, upper: int | None, members: list[Partition]
 ) -> Leaf:
-    digest = hashlib.sha256("".join(f"{p.powerset}\t{p.digest}\n" for p in members).encode())
-    return Leaf(
+    empty = Leaf(
         name=f"{archetype}_{number:02d}",
         archetype=archetype,
         archetype_id=archetype_id,
         lower=lower,
         upper=upper,
+        powersets=(),
+        rows=0,
+        bytes=0,
+        digest="",
+    )
+    return with_members(empty, members)
+
+
+def with_members(leaf: Leaf, members: Sequence[Partition]) -> Leaf:
+    """Return the leaf with other partitions in it."""
+    digest = hashlib.sha256("".join(f"{p.powerset}\t{p.digest}\n" for p in members).encode())
+    return replace(
+        leaf,
         powersets=tuple(p.powerset for p in members),
         rows=sum(p.rows for p in members),
         bytes=sum(p.bytes for p in members),
         digest=digest.hexdigest()[:32],
+    )
+
+
+def holds(leaf: Leaf, archetype: str, powerset_id: int) -> bool:
+    """Whether a powerset's rows belong into the leaf."""
+    return (
+        leaf.archetype == archetype
+        and (leaf.lower is None or powerset_id >= leaf.lower)
+        and (leaf.upper is None or powerset_id < leaf.upper)
     )

@@ -34,13 +34,32 @@ def record(connection: db.Connection, build: int, receipt: Receipt, seconds: flo
     connection.execute(db.query("record_receipt"), values)
 
 
-def enter(connection: db.Connection, build: int, epoch: int) -> None:
+def enter(connection: db.Connection, build: int, epoch: int, *, durability: str = "safe") -> None:
     """Show that a worker is at work on this build, and refuse to be an orphan.
+
+    With the durability "fast" the transaction's commit does not wait for the disk: a crash of the server may then lose
+    it, rows and receipt together, and the build that it belongs to is not published yet.
 
     Raises:
         Incomplete: a newer coordinator has taken the build over.
     """
+    if durability == "fast":
+        connection.execute(db.query("commit_later"))
     connection.execute(db.query("lock_build_shared"), {"space": db.LOCK_SPACE, "build": build})
+    _refuse_orphan(connection, build, epoch)
+
+
+def enter_session(connection: db.Connection, build: int, epoch: int) -> None:
+    """Do what ``enter`` does for a connection without a transaction, until it is closed.
+
+    Raises:
+        Incomplete: a newer coordinator has taken the build over.
+    """
+    connection.execute(db.query("lock_build_session"), {"space": db.LOCK_SPACE, "build": build})
+    _refuse_orphan(connection, build, epoch)
+
+
+def _refuse_orphan(connection: db.Connection, build: int, epoch: int) -> None:
     row = connection.execute(db.query("build_epoch"), {"build": build}).fetchone()
     if row is None or row[0] != epoch:
         raise Incomplete(f"another run has taken over build {build}", "etl status")

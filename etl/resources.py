@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from etl.errors import EtlError
+from etl.errors import EtlError, UsageError
 
 
 def sql_text(relative_path: str) -> str:
@@ -22,6 +22,21 @@ def sql_files(folder: str) -> list[str]:
     """Return the ``.sql`` files of one folder of ``sql/`` as paths for ``sql_text``, by name; there may be none."""
     root = _sql_folder()
     return sorted(path.relative_to(root).as_posix() for path in (root / folder).glob("*.sql"))
+
+
+def migrations_folder() -> Path:
+    """Return the folder of a checkout in which migrations are written.
+
+    Raises:
+        UsageError: this is an installed package, whose files are not a person's to write.
+    """
+    folder = _sql_folder()
+    if folder.parent == Path(__file__).resolve().parent:
+        raise UsageError(
+            f"migrations are written in a checkout of the sources, and {folder.parent} is an installed package",
+            "git clone the project, then pip install --editable .",
+        )
+    return folder / "migrations"
 
 
 def _sql_folder() -> Path:

@@ -23,6 +23,11 @@ def local_path(place: str) -> Path:
     return Path(place.removeprefix("file://"))
 
 
+def absolute(place: str) -> str:
+    """Return a place that means the same from every working folder; URIs are returned as they are."""
+    return str(local_path(place).absolute()) if is_local(place) else place
+
+
 def join(place: str, *names: str) -> str:
     """Return the place of a file below another place."""
     return "/".join((place.rstrip("/") or "/", *names))
@@ -102,6 +107,19 @@ def names(place: str) -> list[str]:
     filesystem, path = _remote(place)
     selector = pyarrow.fs.FileSelector(path, allow_not_found=True)
     return sorted(entry.base_name for entry in filesystem.get_file_info(selector))
+
+
+def size(place: str) -> int:
+    """Return the bytes of a file, or of all files below a folder; 0 where there is none."""
+    if is_local(place):
+        folder = local_path(place)
+        files = folder.rglob("*") if folder.is_dir() else [folder]
+        return sum(file.stat().st_size for file in files if file.is_file())
+    import pyarrow.fs
+
+    filesystem, path = _remote(place)
+    selector = pyarrow.fs.FileSelector(path, recursive=True, allow_not_found=True)
+    return sum(entry.size or 0 for entry in filesystem.get_file_info(selector))
 
 
 def delete(place: str) -> None:

@@ -4,8 +4,15 @@ import os
 import time
 
 from etl import config, db, ddl, receipts
-from etl.plan import IndexTask, LeafResult, LeafTask, RegisterTask
+from etl.plan import Difference, DiffTask, IndexTask, LateIndexTask, LeafResult, LeafTask, RegisterTask, StageTask
 from etl.receipts import Receipt
+
+
+def warm() -> None:
+    """Import what leaves need: a third of a second that a worker can spend before there is anything to do."""
+    import polars  # noqa: F401
+
+    from etl import leaf, transforms  # noqa: F401
 
 
 def load_leaf(task: LeafTask) -> LeafResult:
@@ -22,14 +29,36 @@ def register(task: RegisterTask) -> int:
     return registration.register(task)
 
 
+def difference(task: DiffTask) -> Difference:
+    """Compare some powersets of a split with what is published; see ``etl.staging``."""
+    from etl import staging
+
+    return staging.difference(task)
+
+
+def stage(task: StageTask) -> dict[str, int]:
+    """Stage the rows of touched powers; see ``etl.staging``."""
+    from etl import staging
+
+    return staging.stage(task)
+
+
 def index_table(task: IndexTask) -> str:
     """Index a plain table and gather its statistics, in one transaction with its receipt; return its name."""
     started = time.perf_counter()
     with db.connect(os.environ[config.DSN_VARIABLE], name=f"etl index {task.table}", autocommit=False) as connection:
-        receipts.enter(connection, task.build, task.epoch)
-        ddl.create_indexes(connection, task.schema, task.table, ddl.table_file(task.table))
+        receipts.enter(connection, task.build, task.epoch, durability=task.durability)
+        late = task.indexes != "deferred"
+        ddl.create_indexes(connection, task.schema, task.table, ddl.table_file(task.table), late=late)
         ddl.analyze(connection, task.schema, task.table, task.table)
         receipt = Receipt(table=task.table, leaf="indexes", digest="", version=task.version, rows=0, bytes=0)
         receipts.record(connection, task.build, receipt, time.perf_counter() - started)
         connection.commit()
     return task.table
+
+
+def index_late(task: LateIndexTask) -> str:
+    """Build the indexes that a published table or leaf lacks; see ``etl.lateindex``."""
+    from etl import lateindex
+
+    return lateindex.build(task)

@@ -262,6 +262,11 @@ set build = excluded.build,
     flipped_at = clock_timestamp()
 returning generation;
 
+-- name: record_publication
+-- In the transaction that raises the generation.
+insert into etl.publication (live_schema, generation, kind, build, split_id, previous_split_id, run_id)
+values (%(schema)s, %(generation)s, %(kind)s, %(build)s, %(split_id)s, %(previous)s, %(run)s);
+
 -- name: mark_published
 -- In the transaction of the flip.
 update etl.build set published_at = clock_timestamp() where build = %(build)s;
@@ -303,18 +308,33 @@ order by c.relkind = 'm' desc,
          c.relname desc;
 
 -- name: outside_dependents
--- Objects outside a build schema that depend on its relations: (what, on what).
-select distinct pg_describe_object(d.classid, d.objid, d.objsubid), t.relname
-from pg_depend d
-join pg_class t on t.oid = d.refobjid and d.refclassid = 'pg_class'::regclass
-join pg_namespace tn on tn.oid = t.relnamespace
+-- Objects outside a build schema that depend on its relations: (what, on what). Views, materialized views, foreign keys,
+-- functions, tables with columns of a row type.
+with inside as (
+    select 'pg_class'::regclass as class, c.oid, c.relname, c.relnamespace
+    from pg_class c
+    where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+      and c.relkind not in ('i', 'I')
+    union all
+    select 'pg_type'::regclass, c.reltype, c.relname, c.relnamespace
+    from pg_class c
+    where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+      and c.reltype <> 0
+)
+select distinct
+       case when v.oid is null then pg_describe_object(d.classid, d.objid, 0)
+            else pg_describe_object('pg_class'::regclass, v.oid, 0)
+       end,
+       i.relname
+from inside i
+join pg_depend d on d.refclassid = i.class and d.refobjid = i.oid
 left join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
-left join pg_class v on v.oid = coalesce(r.ev_class, case when d.classid = 'pg_class'::regclass then d.objid end)
-left join pg_namespace vn on vn.oid = v.relnamespace
-where tn.nspname = %(schema)s
-  and d.deptype in ('n', 'a')
-  and v.oid is not null
-  and vn.nspname <> %(schema)s;
+left join pg_class v on v.oid = case d.classid when 'pg_class'::regclass then d.objid else r.ev_class end
+left join pg_constraint k on d.classid = 'pg_constraint'::regclass and k.oid = d.objid
+left join pg_proc f on d.classid = 'pg_proc'::regclass and f.oid = d.objid
+where d.deptype in ('n', 'a')
+  and coalesce(v.relnamespace, k.connamespace, f.pronamespace) <> i.relnamespace
+order by 1, 2;
 
 -- name: latest_runs
 -- The import log, newest first.
@@ -455,23 +475,6 @@ select to_regclass(format('%%I.%%I', %(schema)s::text, %(name)s::text)) is not n
 -- name: create_live_schema
 create schema if not exists {schema};
 
--- name: view_settled
--- What applications see when one build counts.
-create or replace view {view} as
-select {columns}
-from {new};
-
--- name: view_widened
--- What applications see around a publication: the row in etl.live says which of the two builds.
-create or replace view {view} as
-select {columns}
-from {old}
-where (select l.build from etl.live l where l.live_schema = {live}) = {old_build}
-union all
-select {columns}
-from {new}
-where (select l.build from etl.live l where l.live_schema = {live}) = {new_build};
-
 -- name: lock_timeout
 -- For the rest of the transaction: how long to wait for a lock, in milliseconds.
 select set_config('lock_timeout', %(milliseconds)s::text, true);
@@ -512,6 +515,11 @@ from etl.build
 where live_schema = %(schema)s
   and dropped_at is null
 order by build;
+
+-- name: forget_live
+-- Nothing is published in a live schema any more, and its generations begin anew.
+with p as (delete from etl.publication where live_schema = %(schema)s)
+delete from etl.live where live_schema = %(schema)s;
 
 -- name: other_live_schemas
 -- Live schemas that other builds serve.
@@ -569,3 +577,668 @@ where b.live_schema = %(schema)s
   and b.dropped_at is null
 order by b.build desc
 limit 1;
+
+-- name: last_publication
+-- What the present generation of a live schema was.
+select p.generation, p.kind, p.build, p.split_id, p.previous_split_id, b.store
+from etl.publication p
+join etl.live l using (live_schema, generation)
+join etl.build b on b.build = p.build
+where p.live_schema = %(schema)s;
+
+-- name: loaded_hashes
+-- What a build holds of some powersets: uid, the digest of the record it came from, archetype, powerset.
+select k.uid, p.source_hash, a.uid, s.uid
+from {schema}.powers p
+join etl.power_key k on k.id = p.id
+join etl.archetype_key a on a.id = p.archetype_id
+join etl.powerset_key s on s.id = p.powerset_id
+where p.powerset_id = any (%(powersets)s);
+
+-- name: loaded_powersets
+-- The powersets that a build has powers of, with their archetypes.
+select distinct k.uid, a.uid
+from {schema}.power_directory d
+join etl.powerset_key k on k.id = d.powerset_id
+join etl.archetype_key a on a.id = d.archetype_id;
+
+-- name: register_named_powers
+-- Ids in uid order, dense; known ones stay.
+insert into etl.power_key (id, uid)
+select (select coalesce(max(id), 0) from etl.power_key) + row_number() over (order by uid collate "C"), uid
+from unnest(%(uids)s::text[]) as wanted (uid)
+where not exists (select from etl.power_key k where k.uid = wanted.uid);
+
+-- name: stage_powers_to_touch
+-- Which powers an update touches, and how.
+create unlogged table {schema}.staged_touch (
+    id bigint primary key,
+    uid text not null,
+    kind text not null,
+    archetype_id integer not null,
+    powerset_id integer not null
+);
+
+-- name: fill_touch
+-- Ids of powers that exist in the registry by now; where they were, or will be.
+insert into {schema}.staged_touch (id, uid, kind, archetype_id, powerset_id)
+select k.id, k.uid, wanted.kind, a.id, p.id
+from unnest(%(uids)s::text[], %(kinds)s::text[], %(archetypes)s::text[], %(powersets)s::text[])
+    as wanted (uid, kind, archetype, powerset)
+join etl.power_key k on k.uid = wanted.uid
+join etl.archetype_key a on a.uid = wanted.archetype
+join etl.powerset_key p on p.uid = wanted.powerset;
+
+-- name: create_staged
+-- Rows of the new records on their way into the published build.
+create unlogged table {staged} (like {parent} including defaults);
+
+-- name: staged_exists
+select c.relname
+from pg_class c
+where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+  and c.relname like 'staged\_%%'
+  and c.relkind = 'r';
+
+-- name: touch_ids
+-- The ids of the named powers that this update touches.
+select uid, id from {schema}.staged_touch where uid = any (%(uids)s);
+
+-- name: staged_order
+-- The members of each set in the order of the new source's own list.
+select s.power_order
+from {schema}.staged_powersets s
+where s.id = any (%(powersets)s);
+
+-- name: resolve_after_update
+-- Those of the named powers that the build has once the update is done.
+select k.uid, k.id
+from etl.power_key k
+where k.uid = any (%(uids)s)
+  and (
+      exists (select from {schema}.staged_touch t where t.id = k.id and t.kind <> 'gone')
+      or (
+          exists (select from {schema}.power_directory d where d.id = k.id)
+          and not exists (select from {schema}.staged_touch t where t.id = k.id)
+      )
+  );
+
+-- name: keep_created_at
+-- A power that changes keeps the time it first came.
+update {schema}.staged_powers s
+set created_at = p.created_at
+from {schema}.powers p
+where p.id = s.id
+  and p.powerset_id = s.powerset_id
+  and p.archetype_id = s.archetype_id;
+
+-- name: upsert_archetypes
+-- Entities that are new or differ.
+insert into {schema}.archetypes as a ({columns})
+select {columns}
+from {schema}.staged_archetypes
+on conflict (id) do update
+set ({assigned}, updated_at) = row({excluded}, now())
+where ({present}) is distinct from ({excluded});
+
+-- name: upsert_powersets
+-- Entities that are new or differ.
+insert into {schema}.powersets as a ({columns})
+select {columns}
+from {schema}.staged_powersets
+on conflict (id) do update
+set ({assigned}, updated_at) = row({excluded}, now())
+where ({present}) is distinct from ({excluded});
+
+-- name: reorder_powers
+-- Powers that stay, in sets whose own list changed.
+with reordered as materialized (
+    select s.id, s.power_order
+    from {schema}.staged_powersets s
+    join {schema}.powersets b using (id)
+    where s.power_order <> b.power_order
+)
+update {schema}.powers p
+set display_order = o.position - 1
+from reordered s
+cross join lateral unnest(s.power_order) with ordinality as o (uid, position)
+join etl.power_key k on k.uid = o.uid
+where p.id = k.id
+  and p.powerset_id = s.id
+  and p.display_order <> o.position - 1;
+
+-- name: delete_touched
+-- The rows that the touched powers had; returns how many were in which powerset.
+with deleted as (
+    delete from {relation} r
+    using {schema}.staged_touch t
+    where r.{key} = t.id
+    returning t.archetype_id, t.powerset_id
+)
+select archetype_id, powerset_id, count(*)
+from deleted
+group by 1, 2;
+
+-- name: count_staged
+-- How many rows come into which powerset.
+select t.archetype_id, t.powerset_id, count(*)
+from {staged} s
+join {schema}.staged_touch t on t.id = s.{key}
+group by 1, 2;
+
+-- name: insert_staged
+-- The rows that they have now.
+insert into {relation} ({columns})
+select {columns}
+from {staged};
+
+-- name: update_directory
+-- The directory follows the powers.
+insert into {schema}.power_directory (id, internal_name, archetype_id, powerset_id)
+select p.id, p.internal_name, p.archetype_id, p.powerset_id
+from {schema}.staged_powers p;
+
+-- name: resolve_new
+-- References to powers that came find them.
+update {schema}.power_prerequisites r
+set required_power_id = t.id
+from {schema}.staged_touch t
+join {schema}.power_directory d on d.id = t.id
+where r.required_uid = t.uid
+  and r.required_kind = 'power'
+  and r.required_power_id is null;
+
+-- name: unresolve_gone
+-- References to powers that went point nowhere.
+update {schema}.power_prerequisites r
+set required_power_id = null
+from {schema}.staged_touch t
+where r.required_power_id = t.id
+  and not exists (select from {schema}.power_directory d where d.id = t.id);
+
+-- name: delete_missing_powersets
+-- Sets that the new source does not have, and that have no powers left.
+delete from {schema}.powersets s
+where not exists (select from {schema}.staged_powersets n where n.id = s.id)
+  and not exists (select from {schema}.power_directory d where d.powerset_id = s.id);
+
+-- name: delete_missing_archetypes
+-- Archetypes that the new source does not have, and that have no powersets left.
+delete from {schema}.archetypes a
+where not exists (select from {schema}.staged_archetypes n where n.id = a.id)
+  and not exists (select from {schema}.powersets s where s.archetype_id = a.id);
+
+-- name: refresh_view
+-- Readers are not blocked.
+refresh materialized view concurrently {relation};
+
+-- name: raise_generation
+-- The same build in a new state.
+update etl.live
+set generation = generation + 1,
+    flipped_at = clock_timestamp()
+where live_schema = %(schema)s
+  and build = %(build)s
+returning generation;
+
+-- name: record_changes
+-- What this update touched; a touched power that was set aside on the way is gone.
+insert into etl.change (live_schema, generation, kind, power_id, internal_name, archetype_id, powerset_id)
+select %(schema)s, %(generation)s, case when d.id is null then 'gone' else t.kind end, t.id,
+       coalesce(d.internal_name, t.uid), t.archetype_id, t.powerset_id
+from {schema}.staged_touch t
+left join {schema}.power_directory d on d.id = t.id
+where d.id is not null or t.kind <> 'new';
+
+-- name: change_build
+-- The split that the build is now a function of.
+update etl.build
+set split_id = %(split_id)s,
+    store = %(store)s,
+    game_version = %(game_version)s,
+    plan = %(plan)s,
+    versions = versions || %(versions)s::jsonb
+where build = %(build)s;
+
+-- name: forget_rejects
+-- Records of touched powers that an earlier load set aside.
+delete from etl.reject r
+using {schema}.staged_touch t
+where r.build = %(build)s
+  and r.uid = t.uid;
+
+-- name: change_receipt
+-- A receipt speaks of the rows that are there now.
+insert into etl.receipt (build, table_name, leaf, input_digest, version, rows, bytes, seconds, worker)
+values (%(build)s, %(table)s, %(leaf)s, %(digest)s, %(version)s, %(more)s, 0, 0, 0)
+on conflict (build, table_name, leaf) do update
+set input_digest = excluded.input_digest,
+    version = excluded.version,
+    rows = etl.receipt.rows + excluded.rows,
+    created_at = clock_timestamp();
+
+-- name: create_branch_alone
+-- A branch of an archetype that is new to a published build: made alone, so that readers are not blocked.
+create table {branch} (like {parent} including defaults, constraint bounds check (archetype_id = {archetype}))
+partition by range (powerset_id);
+
+-- name: attach_branch
+alter table {parent} attach partition {branch} for values in ({archetype});
+
+-- name: create_staged_reject
+create unlogged table {schema}.staged_reject (like etl.reject);
+
+-- name: stage_reject
+-- A record that an update sets aside.
+insert into {schema}.staged_reject (build, leaf, source, file, ordinal, byte_offset, uid, stage, code, reason, raw)
+values (%(build)s, %(leaf)s, %(source)s, %(file)s, %(ordinal)s, %(offset)s, %(uid)s, %(stage)s, %(code)s, %(reason)s, %(raw)s);
+
+-- name: insert_staged_rejects
+insert into etl.reject
+select * from {schema}.staged_reject;
+
+-- name: build_plan
+-- The leaves of a build.
+select plan from etl.build where build = %(build)s;
+
+-- name: record_build
+-- In the transaction of the flip.
+insert into etl.publication (live_schema, generation, kind, build, split_id, previous_split_id, run_id)
+select %(schema)s, %(generation)s, %(kind)s, b.build, b.split_id, %(previous)s, %(run)s
+from etl.build b
+where b.build = %(build)s;
+
+-- name: replace_view
+-- A view of the live schema over other builds; its identity, grants, comments and owner stay.
+create or replace view {view} {options} as
+{branches};
+
+-- name: settled_branch
+-- What applications see when one build counts.
+select {columns}
+from {relation}
+
+-- name: widened_branch
+-- What applications see around a publication: the row in etl.live says whether this build counts.
+select {columns}
+from {relation}
+where (select l.build from etl.live l where l.live_schema = {live}) = {build}
+
+-- name: view_identity
+-- Whose a view is, whether that is us, and its options as (name, value) pairs, which a replacement would reset.
+select pg_get_userbyid(c.relowner),
+       c.relowner = (select r.oid from pg_roles r where r.rolname = current_user),
+       array(
+           select array[split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)]
+           from unnest(c.reloptions) o
+       )
+from pg_class c
+where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+  and c.relname = %(name)s;
+
+-- name: let_owner_read
+-- A view reads with the rights of its owner.
+grant usage on schema {schema} to {owner};
+grant select on {schema}.{name} to {owner};
+
+-- name: let_owner_see_live
+-- A widened view reads etl.live with the rights of its owner.
+grant usage on schema etl to {owner};
+grant select on etl.live to {owner};
+
+-- name: builds_of_view
+-- The builds from which a view of the live schema selects now.
+select distinct b.build
+from pg_depend d
+join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
+join pg_class v on v.oid = r.ev_class
+join pg_class t on d.refclassid = 'pg_class'::regclass and t.oid = d.refobjid
+join pg_namespace n on n.oid = t.relnamespace
+join etl.build b on n.nspname = b.live_schema || '_b' || b.build
+where v.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+  and v.relname = %(name)s
+  and b.live_schema = %(schema)s
+order by 1;
+
+-- name: build_is_named
+-- Whether a view of the live schema still selects from a build.
+select exists (
+    select
+    from pg_depend d
+    join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
+    join pg_class v on v.oid = r.ev_class
+    join pg_class t on d.refclassid = 'pg_class'::regclass and t.oid = d.refobjid
+    where v.relnamespace = to_regnamespace(quote_ident(%(live)s))
+      and t.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+);
+
+-- name: commit_durably
+-- This transaction's commit reaches the disk, and all WAL before it, whatever the server's default is.
+select set_config('synchronous_commit', 'on', true)
+where current_setting('synchronous_commit') = 'off';
+
+-- name: commit_later
+-- This transaction's commit does not wait for the disk.
+select set_config('synchronous_commit', 'off', true);
+
+-- name: build_is_finished
+-- Whether a build's leaves are attached and its views are there.
+select finished_at is not null from etl.build where build = %(build)s;
+
+-- name: oldest_holder
+-- For how many seconds the oldest transaction lasts that holds a lock of a relation.
+select coalesce(max(extract(epoch from clock_timestamp() - a.xact_start)), 0)::double precision
+from pg_locks l
+join pg_stat_activity a using (pid)
+where l.locktype = 'relation'
+  and l.database = (select oid from pg_database where datname = current_database())
+  and l.relation = to_regclass(%(relation)s)::oid
+  and l.granted
+  and l.pid <> pg_backend_pid();
+
+-- name: widened_views
+-- Those of the named views that depend on etl.live.
+select v.relname
+from pg_class v
+where v.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+  and v.relname = any (%(names)s)
+  and exists (
+      select
+      from pg_depend d
+      join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
+      where r.ev_class = v.oid
+        and d.refclassid = 'pg_class'::regclass
+        and d.refobjid = 'etl.live'::regclass
+  )
+order by array_position(%(names)s, v.relname::text);
+
+-- name: half_dropped_builds
+-- Builds that a killed run had begun to drop.
+select build
+from etl.build
+where live_schema = %(schema)s
+  and dropped_at is not null
+  and to_regnamespace(quote_ident(live_schema || '_b' || build)) is not null
+order by build;
+
+-- name: end_with_client
+-- A statement ends soon after its client is gone (Linux servers), so that a killed run holds no lock for long.
+select set_config('client_connection_check_interval', '500ms', false)
+from pg_settings
+where name = 'client_connection_check_interval'
+  and version() ~ 'linux';
+
+-- name: lock_build_session
+-- A worker's sign that it is at work on a build, held by the session: CREATE INDEX CONCURRENTLY has no transaction.
+select pg_advisory_lock_shared(%(space)s + 1, %(build)s);
+
+-- name: indexes_of_schema
+-- Every index of a schema: table, index, whether queries may use it.
+select t.relname, i.relname, x.indisvalid
+from pg_index x
+join pg_class i on i.oid = x.indexrelid
+join pg_class t on t.oid = x.indrelid
+where i.relnamespace = to_regnamespace(quote_ident(%(schema)s));
+
+-- name: partitions_of_schema
+-- Every partition of a schema: partition, parent, whether it is a leaf.
+select c.relname, p.relname, c.relkind = 'r'
+from pg_inherits h
+join pg_class c on c.oid = h.inhrelid
+join pg_class p on p.oid = h.inhparent
+where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+  and c.relkind in ('r', 'p')
+order by c.relname;
+
+-- name: attach_index
+-- May be run twice.
+alter index {parent} attach partition {child};
+
+-- name: drop_index_concurrently
+-- What an interrupted CREATE INDEX CONCURRENTLY has left.
+drop index concurrently if exists {index};
+
+-- name: see_schema_always
+-- For the rest of the session, names are looked up here.
+select set_config('search_path', %s, false);
+
+-- name: export_snapshot
+-- The state that this transaction sees, for other sessions to see as well.
+select pg_export_snapshot();
+
+-- name: import_snapshot
+-- The first statement of a transaction.
+set transaction snapshot {snapshot};
+
+-- name: wait_idle
+-- For the rest of the transaction: a session that waits for its workers is not idle.
+select set_config('idle_in_transaction_session_timeout', '0', true);
+
+-- name: published_build
+-- The build that counts, with the split that it is a function of.
+select b.build, l.generation, b.split_id, b.store, b.tables, b.plan
+from etl.live l
+join etl.build b using (build)
+where l.live_schema = %(schema)s;
+
+-- name: expected_table
+-- What a table should hold, made again from the store.
+create temporary table {expected} (like {actual} including defaults) on commit drop;
+
+-- name: expected_ids
+-- The powers of one leaf: those that the store names and those that the leaf holds.
+create temporary table expected_id (id bigint primary key) on commit drop;
+
+-- name: add_expected_ids
+insert into expected_id (id)
+select id from unnest(%(ids)s::bigint[]) as wanted (id)
+on conflict do nothing;
+
+-- name: add_actual_ids
+insert into expected_id (id)
+select p.id from {relation} p
+on conflict do nothing;
+
+-- name: known_powers
+-- Ids of powers by uid.
+select k.uid, k.id from etl.power_key k where k.uid = any (%(uids)s);
+
+-- name: resolve_published
+-- Those of the named powers that the build has, even if either of the two places has lost its row.
+select k.uid, k.id
+from etl.power_key k
+join {schema}.power_directory d on d.id = k.id
+where k.uid = any (%(uids)s)
+union
+select k.uid, k.id
+from etl.power_key k
+join {schema}.powers p on p.id = k.id
+where k.uid = any (%(uids)s);
+
+-- name: checksum
+-- Rows, and a sum over their contents that does not depend on their order.
+select count(*), coalesce(sum(hashtextextended(row({columns})::text, 0)), 0)
+from {relation} t
+where {condition};
+
+-- name: count_where
+select count(*) from {relation} t where {condition};
+
+-- name: differing_rows
+-- Rows that only one side has, or that differ; a doubled row is one too many. With the number of them all.
+with expected as (
+    select id, owner, hash, row_number() over (partition by id order by hash) as copy
+    from (
+        select t.id, t.{owner} as owner, hashtextextended(row({columns})::text, 0) as hash
+        from {expected} t
+    ) e
+),
+actual as (
+    select id, owner, hash, row_number() over (partition by id order by hash) as copy
+    from (
+        select t.id, t.{owner} as owner, hashtextextended(row({columns})::text, 0) as hash
+        from {actual} t
+        where {condition}
+    ) a
+),
+found as (
+    select id, coalesce(e.owner, a.owner) as owner, e.hash is null as extra, a.hash is null as missing,
+           count(*) over () as total
+    from expected e
+    full join actual a using (id, copy)
+    where e.hash is distinct from a.hash
+    order by id
+    limit %(limit)s
+)
+select f.id, k.uid, f.extra, f.missing, f.total
+from found f
+left join {registry} k on k.id = f.owner
+order by f.id;
+
+-- name: differing_columns
+-- The columns in which two rows of one id differ.
+select array_remove(array[{differences}]::text[], null)
+from {expected} e
+join {actual} a on a.id = e.id
+where e.id = %(id)s
+limit 1;
+
+-- name: expected_directory
+-- What the directory should hold: every winner of the split that was not set aside.
+create temporary table expected_power_directory on commit drop as
+select k.id, s.internal_name, a.id as archetype_id, p.id as powerset_id
+from staged_name s
+join etl.power_key k using (uid)
+join etl.archetype_key a on a.uid = s.archetype
+join etl.powerset_key p on p.uid = s.powerset
+where not exists (select from etl.reject r where r.build = %(build)s and r.uid = s.uid);
+
+-- name: unregistered_names
+-- Winners of the split that have no key: the first of them, and how many.
+select s.uid, count(*) over ()
+from staged_name s
+where not exists (select from etl.power_key k where k.uid = s.uid)
+order by s.uid
+limit %(limit)s;
+
+-- name: strange_directory_rows
+-- Rows of the directory whose id has no key, or the key of another name.
+select d.id, d.internal_name, k.uid, count(*) over ()
+from {schema}.power_directory d
+left join etl.power_key k on k.id = d.id
+where k.id is null
+   or (d.internal_name ~ '^[ -~]*$' and lower(d.internal_name) <> k.uid)
+order by d.id
+limit %(limit)s;
+
+-- name: orphan_rows
+-- Rows of a plain table whose power is nowhere in the build: the first of them, and how many.
+select t.id, t.power_id, count(*) over ()
+from {relation} t
+where not exists (select from {schema}.power_directory d where d.id = t.power_id)
+  and not exists (select from {schema}.powers p where p.id = t.power_id)
+order by t.id
+limit %(limit)s;
+
+-- name: recorded_rejects
+-- Those of the named powers that a build has set aside.
+select r.uid from etl.reject r where r.build = %(build)s and r.uid = any (%(uids)s);
+
+-- name: count_rejects
+-- How many records a build has set aside.
+select count(*) from etl.reject where build = %(build)s;
+
+-- name: unsound_indexes
+-- Of the indexes that a table must have: where one is missing or not attached (null), or not valid (false).
+with member as (
+    select to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text)) as relid
+    union
+    select t.relid from pg_partition_tree(to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text))) t
+)
+select w.name, c.relname, i.sound
+from unnest(%(names)s::text[]) as w (name)
+cross join member m
+join pg_class c on c.oid = m.relid
+left join lateral (
+    select x.indisvalid and x.indisready and x.indislive as sound
+    from pg_index x
+    cross join to_regclass(format('%%I.%%I', %(schema)s::text, w.name)) as top (relid)
+    where x.indrelid = m.relid
+      and (
+          x.indexrelid = top.relid
+          or exists (select from pg_partition_ancestors(x.indexrelid) a where a.relid = top.relid)
+      )
+) i on true
+where i.sound is not true
+order by w.name, c.relkind <> 'p', c.relname;
+
+-- name: leaves_attached
+-- The leaves of a partitioned table with their bounds.
+select c.relname, pg_get_expr(c.relpartbound, c.oid)
+from pg_partition_tree(to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text))) t
+join pg_class c on c.oid = t.relid
+where t.isleaf
+  and c.relkind = 'r'
+order by 1;
+
+-- name: foreign_keys
+-- The foreign keys of a build: table, name, whether all rows were checked.
+select c.relname, k.conname, k.convalidated
+from pg_constraint k
+join pg_class c on c.oid = k.conrelid
+where k.contype = 'f'
+  and k.connamespace = to_regnamespace(quote_ident(%(schema)s))
+order by 1, 2;
+
+-- name: view_definition
+-- The query of a view without its semicolon, and whether it was ever filled; null where there is none.
+select rtrim(pg_get_viewdef(c.oid), '; '), c.relispopulated
+from pg_class c
+where c.oid = to_regclass(format('%%I.%%I', %(schema)s::text, %(name)s::text))
+  and c.relkind = 'm';
+
+-- name: views_elsewhere
+-- Relations that applications should see and do not: the live schema's view is missing, or reads another build.
+select w.name
+from unnest(%(names)s::text[]) as w (name)
+where not exists (
+    select
+    from pg_rewrite r
+    join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass
+    where r.ev_class = to_regclass(format('%%I.%%I', %(live)s::text, w.name))
+      and d.refobjid = to_regclass(format('%%I.%%I', %(schema)s::text, w.name))
+)
+order by 1;
+
+-- name: known_splits
+-- Every split that this database was ever a function of, and whether it may need it again: those of the builds that are
+-- there, and of the last publications of each live schema with what they went on from.
+with needed as (
+    select b.split_id
+    from etl.build b
+    where b.dropped_at is null
+    union
+    select unnest(array[p.split_id, p.previous_split_id])
+    from (
+        select *, row_number() over (partition by live_schema order by generation desc) as age
+        from etl.publication
+    ) p
+    where p.age < %(keep)s
+),
+known as (
+    select split_id from etl.build
+    union
+    select unnest(array[split_id, previous_split_id]) from etl.publication
+)
+select k.split_id, exists (select from needed n where n.split_id = k.split_id)
+from known k
+where k.split_id is not null
+order by 1;
+
+-- name: expected_view
+-- What a view's query gives now.
+create temporary table {expected} on commit drop as {query};
+
+-- name: powers_as_directory
+-- What the directory says, by the powers themselves.
+select p.id, p.internal_name, p.archetype_id, p.powerset_id from {schema}.powers p;

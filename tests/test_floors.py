@@ -17,9 +17,11 @@ FLOORS: dict[str, float] = {
     **dict.fromkeys(("store", "tables"), 2.1),
     "ddl": 2.2,
     "keys": 2.3,
-    **dict.fromkeys(("splitter", "register", "leaf", "finish", "publish", "generate", "migrations"), 3),
-    **dict.fromkeys(("builds", "work"), 3.1),
+    **dict.fromkeys(("splitter", "register", "leaf", "finish", "publish", "lateindex", "generate", "migrations"), 3),
+    **dict.fromkeys(("builds", "staging", "apply", "verify"), 3.1),
+    "work": 3.2,
     "coordinator": 4,
+    "update": 4.1,
     "cli": 5,
     "__main__": 6,
 }

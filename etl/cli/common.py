@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import click
@@ -26,6 +27,21 @@ class Size(click.ParamType[int]):
             return value
         try:
             return config.parse_bytes(value)
+        except EtlError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Duration(click.ParamType[float]):
+    """A length of time such as 50ms, 1s or 10min."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            return config.parse_duration(value)
         except EtlError as error:
             self.fail(str(error), param, ctx)
 
@@ -54,8 +70,15 @@ YES = click.option("--yes", is_flag=True, help="Do it without asking.")
 
 
 def emit(value: object) -> None:
-    """Print one JSON object on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    """Print one JSON object on stdout; results are objects of their fields."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: object) -> object:
+    # dataclasses.asdict() would turn a Counter into one of pairs.
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return str(value)
 
 
 def confirm(question: str, yes: bool) -> None:
@@ -63,7 +86,7 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError(f"{question} Nobody is here to answer.", "add --yes to do it without asking")
+        raise UsageError(f"nobody is here to answer: {question}", "add --yes to do it without asking")
     if not click.confirm(question, err=True):
         raise UsageError("nothing was done")
 
@@ -116,7 +139,7 @@ def watch_signals() -> Iterator[Stop]:
     """Yield a ``Stop`` that the first Ctrl-C or SIGTERM sets; a second one raises KeyboardInterrupt."""
     stop = Stop()
 
-    def handle(number: int, frame: object) -> None:
+    def handle(number: int, _frame: object) -> None:
         if stop.signal:
             raise KeyboardInterrupt
         stop.signal = number

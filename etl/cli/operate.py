@@ -1,8 +1,8 @@
 """The commands that look after builds and runs: status, rollback, prune, log."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -10,6 +10,7 @@ from psycopg.rows import dict_row
 
 from etl import builds, coordinator, db, dsn, migrations
 from etl.cli import common
+from etl.store import splits
 
 
 @click.command()
@@ -27,39 +28,34 @@ def log(dsn: str | None, schema: str, limit: int, as_json: bool) -> None:
     if as_json:
         common.emit(rows)
         return
-    header = [
-        "run",
-        "started",
-        "state",
-        "source",
-        "build",
-        "seen",
-        "loaded",
-        "superseded",
-        "rejected",
-        "seconds",
-        "peak",
-    ]
-    lines = []
-    for row in rows:
-        seconds = (row["completed_at"] - row["started_at"]).total_seconds() if row["completed_at"] else None
-        peak = common.size(row["peak_memory_bytes"]) if row["peak_memory_bytes"] else ""
-        lines.append(
-            [
-                row["id"],
-                f"{row['started_at']:%Y-%m-%d %H:%M:%S}",
-                row["state"],
-                row["source_file"],
-                row["build"],
-                row["records_seen"],
-                row["records_loaded"],
-                row["records_superseded"],
-                row["records_rejected"],
-                seconds,
-                peak,
-            ]  # fmt: skip
-        )
-    click.echo(common.table(header, lines))
+    if not rows:
+        click.echo(f"no run has loaded into schema {schema} yet; next: etl load")
+        return
+    click.echo(common.table(list(_LOG_COLUMNS), [_log_line(row) for row in rows]))
+
+
+_LOG_COLUMNS = (
+    "run",
+    "started",
+    "state",
+    "source",
+    "build",
+    "seen",
+    "loaded",
+    "superseded",
+    "rejected",
+    "seconds",
+    "peak",
+)
+
+
+def _log_line(row: dict[str, Any]) -> list[object]:
+    """Return a run's cells, in the order of _LOG_COLUMNS."""
+    seconds = round((row["completed_at"] - row["started_at"]).total_seconds(), 1) if row["completed_at"] else None
+    counts = [row[f"records_{name}"] for name in ("seen", "loaded", "superseded", "rejected")]
+    peak = common.size(row["peak_memory_bytes"]) if row["peak_memory_bytes"] else ""
+    started = f"{row['started_at']:%Y-%m-%d %H:%M:%S}"
+    return [row["id"], started, row["state"], row["source_file"], row["build"], *counts, seconds, peak]
 
 
 def _runs(where: str | None, schema: str, limit: int) -> list[dict[str, Any]]:
@@ -71,9 +67,8 @@ def _runs(where: str | None, schema: str, limit: int) -> list[dict[str, Any]]:
 @click.command()
 @common.DSN
 @common.SCHEMA
-@common.STORE
 @common.JSON
-def status(dsn: str | None, schema: str, store: str, as_json: bool) -> None:
+def status(dsn: str | None, schema: str, as_json: bool) -> None:
     """Show the builds, what is left to do of an unfinished one, and the command that goes on.
 
     \b
@@ -88,56 +83,101 @@ def status(dsn: str | None, schema: str, store: str, as_json: bool) -> None:
             .fetchone()
         )
     if as_json:
-        common.emit(
-            {"builds": [asdict(build) for build in found], "unfinished": left and asdict(left), "last_run": runs}
-        )
+        common.emit({"builds": found, "unfinished": left, "last_run": runs})
         return
-    header = ["build", "state", "split", "game version", "size", "published"]
-    lines = [[b.build, b.state, b.split_id, b.game_version, common.size(b.bytes), b.published_at] for b in found]
-    click.echo(common.table(header, lines))
+    if found:
+        header = ["build", "state", "split", "game version", "size", "published"]
+        lines = [[b.build, b.state, b.split_id, b.game_version, common.size(b.bytes), b.published_at] for b in found]
+        click.echo(common.table(header, lines))
     if runs:
-        click.echo(f"last run: {runs['state']}" + (f" ({runs['message']})" if runs["message"] else ""))
+        message = f" ({' '.join(runs['message'].split())})" if runs["message"] else ""
+        click.echo(f"last run: {runs['state']}{message}")
     if left:
-        click.echo(
-            f"build {left.build}: {left.done} of {left.leaves} leaves done, {len(left.todo)} to do"
-            + (f" ({', '.join(left.todo[:8])}{' …' if len(left.todo) > 8 else ''})" if left.todo else "")
-            + f", {left.rejects} rejects so far"
-        )
-        click.echo(f"next: etl load --store {left.store} --split {left.split_id}")
+        _print_left(left, schema)
+    elif not any(build.state == "live" for build in found):
+        click.echo(f"nothing is published in schema {schema}; next: etl load")
+
+
+def _print_left(left: builds.Unfinished, schema: str) -> None:
+    names = ", ".join(left.todo[:8]) + (" …" if len(left.todo) > 8 else "")
+    click.echo(
+        f"build {left.build}: {left.done} of {left.leaves} leaves done, {len(left.todo)} to do"
+        + (f" ({names})" if names else "")
+        + f", {left.rejects} rejects so far"
+    )
+    elsewhere = "" if schema == "game" else f" --schema {shlex.quote(schema)}"
+    click.echo(f"next: etl load --store {shlex.quote(left.store)} --split {left.split_id}{elsewhere}")
 
 
 @click.command()
 @common.DSN
 @common.SCHEMA
+@common.JOBS
 @common.YES
-def rollback(dsn: str | None, schema: str, yes: bool) -> None:
-    """Publish the previous build again, at once; calling it twice goes forward again."""
-    with _connection(dsn, "etl rollback") as connection:
-        coordinator.lock(connection, schema)
-        common.confirm(f"Go back to the previous build of schema {schema}?", yes)
-        done = builds.rollback(connection, schema)
-        live = next(build for build in builds.overview(connection, schema) if build.state == "live")
-    click.echo(f"published build {live.build} (split {live.split_id}) again, generation {done.generation}")
+def rollback(dsn: str | None, schema: str, jobs: int | None, yes: bool) -> None:
+    """Publish the previous build again, at once; after an update, go back to the split before it.
+
+    Calling it twice goes forward again.
+
+    \b
+    Example: etl rollback --yes
+    """
+    from etl import config, update
+
+    options = config.LoadOptions(
+        dsn=dsn, schema=schema, executor=config.executor_url(None, jobs), command="etl rollback"
+    )
+    click.echo(update.rollback(options, confirm=lambda question: common.confirm(question, yes)))
 
 
 @click.command()
-@click.option("--keep", type=click.IntRange(min=2), default=2, show_default=True, help="Published builds to keep.")
+@click.option("--keep", type=click.IntRange(min=2), default=2, show_default=True, help="Published states to keep.")
 @common.DSN
 @common.SCHEMA
+@common.STORE
 @common.YES
-def prune(keep: int, dsn: str | None, schema: str, yes: bool) -> None:
-    """Drop old builds and free their space; the live and the previous one always stay."""
+def prune(keep: int, dsn: str | None, schema: str, store: str, yes: bool) -> None:
+    """Drop old builds, free their splits in the store.
+
+    The live and the previous build always stay, and the splits of all that stays, the store's latest, and those that
+    this database never knew. Another database that was loaded from the same store is not asked.
+
+    \b
+    Example: etl prune --keep 3
+    """
     with _connection(dsn, "etl prune") as connection:
         coordinator.lock(connection, schema)
-        going = builds.prunable(connection, schema, keep)
-        if not going:
-            click.echo("nothing to prune")
-            return
-        names = ", ".join(build.schema for build in going)
-        freed = common.size(sum(build.bytes for build in going))
-        common.confirm(f"Drop {names} ({freed})?", yes)
-        builds.prune(connection, schema, keep)
-    click.echo(f"dropped {names}, {freed}")
+        dropped = _prune_builds(connection, schema, keep, yes)
+        freed = _prune_splits(connection, store, keep, yes)
+    if not dropped and not freed:
+        click.echo("nothing to prune")
+
+
+def _prune_builds(connection: db.Connection, schema: str, keep: int, yes: bool) -> bool:
+    going = builds.prunable(connection, schema, keep)
+    if not going:
+        return False
+    for build in going:
+        builds.refuse_dependents(connection, build.schema)
+    names = ", ".join(build.schema for build in going)
+    size = common.size(sum(build.bytes for build in going))
+    common.confirm(f"Drop {names} ({size})?", yes)
+    builds.prune(connection, schema, keep)
+    click.echo(f"dropped {names}, {size}")
+    return True
+
+
+def _prune_splits(connection: db.Connection, store: str, keep: int, yes: bool) -> bool:
+    going = splits.prunable(store, builds.known_splits(connection, keep))
+    if not going:
+        return False
+    names = ", ".join(split.split_id for split in going)
+    size = common.size(sum(split.bytes for split in going))
+    common.confirm(f"Free {names} of store {store} ({size})?", yes)
+    for split in going:
+        splits.free(store, split.split_id)
+    click.echo(f"freed {names}, {size}")
+    return True
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,7 +15,10 @@ from etl.progress import Reporter
 
 if TYPE_CHECKING:
     from etl.coordinator import LoadResult
-    from etl.model import Manifest
+    from etl.model import Manifest, Superseded
+    from etl.splitter import SplitResult
+
+T = TypeVar("T")
 
 SPLIT_OPTIONS = common.options(
     click.option(
@@ -38,6 +42,38 @@ LOAD_OPTIONS = common.options(
     common.SCHEMA,
     click.option("--tables", help="Only these tables, separated by commas."),
 )
+# What each is good for, and risks: docs/switches.md.
+SWITCHES = common.options(
+    click.option(
+        "--durability",
+        type=click.Choice(["safe", "fast"]),
+        default="safe",
+        show_default=True,
+        help="fast: an unpublished build does not wait for the disk; what is published is on it.",
+    ),
+    click.option(
+        "--indexes",
+        type=click.Choice(["after", "before", "deferred"]),
+        default="after",
+        show_default=True,
+        help="Build them after the rows, before them, or most of them after the publication.",
+    ),
+    click.option("--freeze/--no-freeze", default=True, show_default=True, help="Write rows that need no vacuum later."),
+    click.option(
+        "--lock-timeout",
+        type=common.Duration(),
+        default="1s",
+        show_default=True,
+        help="Longest wait for a view's lock per attempt, from 50 ms on.",
+    ),
+    click.option(
+        "--publish-timeout",
+        type=common.Duration(),
+        default="10min",
+        show_default=True,
+        help="How long to try while readers hold a view.",
+    ),
+)
 SHARED_OPTIONS = common.options(
     common.STORE, common.JOBS, common.EXECUTOR, common.MEMORY, common.BATCH, common.JSON, common.QUIET
 )
@@ -47,7 +83,8 @@ def _command() -> str:
     return shlex.join(["etl", *sys.argv[1:]])
 
 
-def _split_options(sources: tuple[str, ...], given: dict[str, Any]) -> config.SplitOptions:
+def split_options(sources: tuple[str, ...], given: dict[str, Any]) -> config.SplitOptions:
+    """Return the options of a split from those of a command."""
     return config.SplitOptions(
         sources=sources,
         store=given["store"],
@@ -64,7 +101,8 @@ def _split_options(sources: tuple[str, ...], given: dict[str, Any]) -> config.Sp
     )
 
 
-def _load_options(given: dict[str, Any], *, split_id: str | None = None, fresh: bool = False) -> config.LoadOptions:
+def load_options(given: dict[str, Any], *, split_id: str | None = None, fresh: bool = False) -> config.LoadOptions:
+    """Return the options of a load from those of a command."""
     names = [name.strip() for name in (given["tables"] or "").split(",")]
     return config.LoadOptions(
         store=given["store"],
@@ -77,7 +115,15 @@ def _load_options(given: dict[str, Any], *, split_id: str | None = None, fresh: 
         batch_rows=given["batch_size"],
         fresh=fresh,
         command=config.redact_command(_command()),
+        **_switches(given),
     )
+
+
+def _switches(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of ``SWITCHES``, for those commands that have them."""
+    names = {"durability": "durability", "indexes": "indexes", "freeze": "freeze"}
+    names |= {"lock_timeout": "lock_timeout_s", "publish_timeout": "publish_timeout_s"}
+    return {field: given[name] for name, field in names.items() if name in given}
 
 
 @click.command()
@@ -94,34 +140,44 @@ def split(sources: tuple[str, ...], **given: Any) -> None:
     """
     from etl import splitter
 
-    manifest = _with_progress(given, lambda report: splitter.split(_split_options(sources, given), report))
+    result = with_progress(given, lambda report: splitter.run(split_options(sources, given), report))
     if given["as_json"]:
-        common.emit(manifest_summary(manifest, given["store"]))
+        common.emit(split_summary(result, given["store"]))
     else:
-        print_split(manifest, given["store"])
-        click.echo(
-            "next: etl load" + ("" if given["store"] == "partitions" else f" --store {shlex.quote(given['store'])}")
-        )
-    _exit_for_rejects(manifest.rejects)
+        _print_split(result)
+        elsewhere = "" if given["store"] == "partitions" else f" --store {shlex.quote(given['store'])}"
+        click.echo(f"next: etl load{elsewhere}")
+        _print_rejects(result.manifest.reject_codes, _reject_paths(result.manifest, given["store"]))
+    _exit_for_rejects(result.manifest.rejects)
 
 
 @click.command()
 @LOAD_OPTIONS
+@SWITCHES
 @click.option("--split", "split_id", help="The split to load [default: the store's latest].")
+@click.option("--only", multiple=True, help="Renew a part: archetype=KEY or powerset=CATEGORY.SET; may be repeated.")
+@click.option("--from-record", type=click.IntRange(min=0), help="Bring in the records from this number on.")
 @SHARED_OPTIONS
-def load(split_id: str | None, **given: Any) -> None:
+def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, **given: Any) -> None:
     """Load a split into PostgreSQL: all cores, a leaf per task; then publish it in one instant.
 
-    Stopped at any point, the same command goes on; finished leaves are not loaded again.
+    Stopped at any point, the same command goes on; finished leaves are not loaded again. With --only, --tables or
+    --from-record just that part of the published build is renewed, in one transaction.
 
     \b
     Example: etl load --dsn postgresql://loader@db/game
     """
-    from etl import coordinator
+    from etl import coordinator, update
+    from etl.cli import change
 
-    options = _load_options(given, split_id=split_id)
+    options = load_options(given, split_id=split_id)
     with common.watch_signals() as stop:
-        result = _with_progress(given, lambda report: coordinator.load(options, report, stop=stop))
+        scope = update.scope_of(options, only, from_record)
+        if scope is not None:
+            renewed = with_progress(given, lambda report: update.update(options, scope, report, stop=stop))
+            change.show(renewed, given["as_json"])
+            return
+        result = with_progress(given, lambda report: coordinator.load(options, report, stop=stop))
     _show_load(result, given)
 
 
@@ -129,6 +185,7 @@ def load(split_id: str | None, **given: Any) -> None:
 @click.argument("sources", nargs=-1, required=True)
 @SPLIT_OPTIONS
 @LOAD_OPTIONS
+@SWITCHES
 @SHARED_OPTIONS
 def rebuild(sources: tuple[str, ...], **given: Any) -> None:
     """Split SOURCE…, load it into a fresh build beside the one that is read, and publish it.
@@ -138,15 +195,12 @@ def rebuild(sources: tuple[str, ...], **given: Any) -> None:
     """
     from etl import coordinator, splitter
 
-    def both(report: Reporter) -> "tuple[Manifest, LoadResult]":
-        manifest = splitter.split(_split_options(sources, given), report)
-        options = _load_options(given, split_id=manifest.split_id, fresh=True)
-        return manifest, coordinator.load(options, report, stop=stop)
-
-    with common.watch_signals() as stop:
-        manifest, result = _with_progress(given, both)
+    done = with_progress(given, lambda report: splitter.run(split_options(sources, given), report))
     if not given["as_json"]:
-        print_split(manifest, given["store"])
+        _print_split(done)
+    options = load_options(given, split_id=done.manifest.split_id, fresh=True)
+    with common.watch_signals() as stop:
+        result = with_progress(given, lambda report: coordinator.load(options, report, stop=stop))
     _show_load(result, given)
 
 
@@ -154,7 +208,7 @@ def rebuild(sources: tuple[str, ...], **given: Any) -> None:
 @click.option("--shape", type=click.Choice(["i12", "cod"]), required=True)
 @click.option("--records", type=click.IntRange(min=0), required=True)
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False), required=True)
+@click.option("--out", type=click.Path(dir_okay=False), required=True, help="The file; .gz and .zst compress it.")
 @click.option("--dirty", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of bad records.")
 @common.JSON
 @common.QUIET
@@ -167,21 +221,25 @@ def generate(shape: str, records: int, seed: int, out: str, dirty: float, as_jso
     from etl import generate as generating
 
     given = {"quiet": quiet}
-    result = _with_progress(
+    result = with_progress(
         given, lambda report: generating.generate(shape, records, seed, out, dirty=dirty, progress=report)
     )
     if as_json:
-        common.emit(asdict(result))
+        common.emit({**asdict(result), "loaded": result.loaded})
         return
-    rate = result.bytes / max(result.seconds, 1e-9)
+    rate = common.size(result.bytes / max(result.seconds, 1e-9))
     click.echo(
-        f"{result.records:,} records, {common.size(result.bytes)} in {result.seconds:.1f} s ({common.size(rate)}/s): {result.path}"
+        f"{result.records:,} records, {common.size(result.bytes)} in {result.seconds:.1f} s ({rate}/s): {result.path}"
     )
     if result.dirty_path:
-        click.echo(f"bad records are listed in {result.dirty_path}")
+        click.echo(
+            f"of them an import must load {result.loaded:,}, supersede {result.superseded:,}"
+            f" and reject {result.rejects:,}; the dirty ones are listed in {result.dirty_path}"
+        )
 
 
-def _with_progress(given: dict[str, Any], function: Callable[[Reporter], Any]) -> Any:
+def with_progress(given: dict[str, Any], function: Callable[[Reporter], T]) -> T:
+    """Call a function with a reporter of progress, and end what that shows."""
     reporter = Reporter(quiet=given["quiet"])
     try:
         return function(reporter)
@@ -189,13 +247,15 @@ def _with_progress(given: dict[str, Any], function: Callable[[Reporter], Any]) -
         reporter.close()
 
 
-def manifest_summary(manifest: "Manifest", store: str) -> dict[str, Any]:
+def split_summary(result: "SplitResult", store: str) -> dict[str, Any]:
     """Return what ``etl split --json`` prints."""
-    by_archetype: dict[str, int] = {}
+    manifest = result.manifest
+    by_archetype: Counter[str] = Counter()
     for partition in manifest.partitions:
-        by_archetype[partition.archetype] = by_archetype.get(partition.archetype, 0) + partition.rows
+        by_archetype[partition.archetype] += partition.rows
     return {
         "split_id": manifest.split_id,
+        "reused": result.reused,
         "store": store,
         "format": manifest.format,
         "game_version": manifest.game_version,
@@ -204,40 +264,62 @@ def manifest_summary(manifest: "Manifest", store: str) -> dict[str, Any]:
         "superseded": manifest.superseded,
         "rejected": manifest.rejects,
         "reject_codes": dict(manifest.reject_codes),
-        "superseded_places": [asdict(place) for place in manifest.superseded_places],
+        "reject_paths": list(_reject_paths(manifest, store)),
+        "superseded_places": manifest.superseded_places,
         "partitions": len(manifest.partitions),
         "archetypes": dict(sorted(by_archetype.items(), key=lambda item: (-item[1], item[0]))),
         "notes": list(manifest.notes),
         "cleaned": dict(manifest.counts),
+        "seconds": round(result.seconds, 3),
     }
 
 
-def print_split(manifest: "Manifest", store: str) -> None:
+def _print_split(result: "SplitResult") -> None:
     """Print the summary of a split, its counts last."""
-    for note in manifest.notes[:30]:
-        click.echo(f"note: {note}")
-    if len(manifest.notes) > 30:
-        click.echo(f"note: … and {len(manifest.notes) - 30} more, in the manifest")
-    for place in manifest.superseded_places[:10]:
-        old = f"{place.file} " if place.file else ""
-        new = f"{place.by_file} " if place.by_file else ""
-        click.echo(
-            f"superseded: {place.uid}: record {place.ordinal} ({old}byte {place.offset}) "
-            f"by record {place.by_ordinal} ({new}byte {place.by_offset})"
-        )
-    if len(manifest.superseded_places) > 10:
-        click.echo(f"superseded: … and {len(manifest.superseded_places) - 10} more, in the manifest")
+    manifest = result.manifest
+    if result.reused:
+        click.echo("already split: these sources, with these options, are in the store")
+    _print_first("note", list(manifest.notes), 30)
+    _print_first("superseded", [_superseded(place) for place in manifest.superseded_places], 10)
     for name, count in sorted(manifest.counts.items()):
         click.echo(f"cleaned: {name.replace('_', ' ')}: {count:,}")
+    took = "" if result.reused else f", {result.seconds:.1f} s"
     click.echo(
         f"split {manifest.split_id} ({manifest.format}): {manifest.records:,} records = {manifest.rows:,} kept"
-        f" + {manifest.superseded:,} superseded + {manifest.rejects:,} rejected, in {len(manifest.partitions):,} partitions"
+        f" + {manifest.superseded:,} superseded + {manifest.rejects:,} rejected,"
+        f" in {len(manifest.partitions):,} partitions{took}"
     )
-    if manifest.rejects:
-        _print_codes(manifest.reject_codes, (f"{store}/{manifest.split_id}/rejects.ndjson",))
 
 
-def _print_codes(codes: Any, paths: tuple[str, ...]) -> None:
+def _print_first(word: str, lines: list[str], most: int) -> None:
+    for line in lines[:most]:
+        click.echo(f"{word}: {line}")
+    if len(lines) > most:
+        click.echo(f"{word}: … and {len(lines) - most:,} more, in the manifest")
+
+
+def _superseded(place: "Superseded") -> str:
+    """Return both places of a record that a later one replaces, as far as they are known."""
+    old = _place(place.ordinal, place.file, place.offset)
+    new = _place(place.by_ordinal, place.by_file, place.by_offset)
+    return f"{place.uid}: {old} by {new}"
+
+
+def _place(ordinal: int, file: str | None, offset: int) -> str:
+    known = [*([file] if file else []), *([f"byte {offset}"] if offset >= 0 else [])]
+    return f"record {ordinal}" + (f" ({', '.join(known)})" if known else "")
+
+
+def _reject_paths(manifest: "Manifest", store: str) -> tuple[str, ...]:
+    from etl.store import rejects
+
+    return (rejects.place(store, manifest),) if manifest.rejects else ()
+
+
+def _print_rejects(codes: Mapping[str, int], paths: tuple[str, ...]) -> None:
+    """Print what was rejected, why, and where it lies: the last line of a run that rejected anything."""
+    if not codes:
+        return
     reasons = ", ".join(f"{count:,} {code}" for code, count in sorted(codes.items(), key=lambda item: -item[1]))
     click.echo(f"rejected: {reasons}; see {' and '.join(paths)}")
 
@@ -245,12 +327,11 @@ def _print_codes(codes: Any, paths: tuple[str, ...]) -> None:
 def _show_load(result: "LoadResult", given: dict[str, Any]) -> None:
     """Print what a load came to, and exit with 3 where records were set aside."""
     if given["as_json"]:
-        common.emit(asdict(result))
+        common.emit(result)
     elif result.nothing_to_do:
         click.echo(
             f"nothing to do: build {result.build} of split {result.split_id} is published, {result.loaded:,} powers"
         )
-        return
     else:
         _print_load(result, given["schema"])
     if not result.nothing_to_do:
@@ -261,7 +342,9 @@ def _print_load(result: "LoadResult", schema: str) -> None:
     for name, count in result.rows.items():
         click.echo(f"  {name:32} {count:>12,} rows")
     phases = ", ".join(
-        f"{name} {seconds:.1f}" for name, seconds in result.timings.items() if not name.startswith("worker_")
+        f"{name} {seconds:.1f}"
+        for name, seconds in result.timings.items()
+        if not name.startswith(("worker_", "publish_"))
     )
     click.echo(f"  seconds: {phases}; in all {result.seconds:.1f}; peak memory {common.size(result.peak_bytes)}")
     if result.leaves_kept:
@@ -271,11 +354,11 @@ def _print_load(result: "LoadResult", schema: str) -> None:
     if not result.settled:
         click.echo("  readers from before linger; the views settle at the next run")
     click.echo(
-        f"published build {result.build} in schema {schema} (generation {result.generation}): "
-        f"{result.records:,} records = {result.loaded:,} loaded + {result.superseded:,} superseded + {result.rejected:,} rejected"
+        f"published build {result.build} in schema {schema} (generation {result.generation}):"
+        f" {result.records:,} records = {result.loaded:,} loaded + {result.superseded:,} superseded"
+        f" + {result.rejected:,} rejected"
     )
-    if result.rejected:
-        _print_codes(result.reject_codes, result.reject_paths)
+    _print_rejects(result.reject_codes, result.reject_paths)
 
 
 def _exit_for_rejects(rejected: int) -> None:

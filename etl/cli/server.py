@@ -4,31 +4,59 @@ import os
 
 import click
 
-from etl import db, ddl, dsn, migrations, postgres, publish, server, tables
+from etl import coordinator, db, ddl, dsn, migrations, postgres, publish, resources, server, tables
 from etl.cli import common
 from etl.errors import DatabaseError, UsageError
 
 
-@click.group("db")
+class _InOrder(click.Group):
+    """Lists its commands in the order in which they are written here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names."""
+        return list(self.commands)
+
+
+@click.group("db", cls=_InOrder)
 def database() -> None:
-    """The database: start, stop and url are the embedded server's; the others work on whatever is configured."""
+    """The database: start, stop and url are the embedded server's; the others work on whatever is configured.
+
+    \b
+    Example: etl db start
+    """
 
 
 @database.command()
 def start() -> None:
-    """Start the embedded server, if it does not run, and print its URL."""
+    """Start the embedded server, and print its URL.
+
+    One that runs already is left as it is.
+
+    \b
+    Example: etl db start
+    """
     click.echo(server.start())
 
 
 @database.command()
 def stop() -> None:
-    """Stop the embedded server."""
+    """Stop the embedded server.
+
+    \b
+    Example: etl db stop
+    """
     click.echo("stopped" if server.stop() else "it was not running")
 
 
 @database.command()
 def url() -> None:
-    """Print the URL of the embedded server, which holds no password."""
+    """Print the URL of the embedded server.
+
+    It holds no password.
+
+    \b
+    Example: psql "$(etl db url)"
+    """
     found = server.url()
     if found is None:
         raise DatabaseError("the embedded server does not run", "etl db start")
@@ -39,14 +67,21 @@ def url() -> None:
 @common.DSN
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def shell(dsn: str | None, arguments: tuple[str, ...]) -> None:
-    """Open psql on the database; ARGUMENTS go to psql."""
+    """Open psql on the database; ARGUMENTS go to psql.
+
+    \b
+    Example: etl db shell -c "select count(*) from game.powers"
+    """
     found = postgres.find_psql()
     if found is None:
         raise UsageError(
             "psql is not installed", "pip install 'hero-etl[embedded]', or your system's PostgreSQL client"
         )
-    where = _where(dsn)
-    os.execv(found, [str(found), *([where] if where else []), *arguments])
+    # What is on a command line, everybody can read.
+    where, password = db.split_secret(_where(dsn))
+    environment = {**os.environ, "PGPASSWORD": password} if password else dict(os.environ)
+    command = [str(found), *([where] if where else []), *arguments]
+    os.execve(found, command, environment)  # noqa: S606  # the arguments are the user's own
 
 
 @database.command()
@@ -54,7 +89,11 @@ def shell(dsn: str | None, arguments: tuple[str, ...]) -> None:
 @common.SCHEMA
 @common.JSON
 def status(dsn: str | None, schema: str, as_json: bool) -> None:
-    """Show the server, the schema's version and the published build."""
+    """Show the server, its schema and the published build.
+
+    \b
+    Example: etl db status --json
+    """
     where = _where(dsn)
     with db.connect(where, name="etl db status") as connection:
         todo = migrations.pending(connection)
@@ -87,7 +126,11 @@ def status(dsn: str | None, schema: str, as_json: bool) -> None:
 @database.command()
 @common.DSN
 def migrate(dsn: str | None) -> None:
-    """Bring the durable schema up to this version of etl."""
+    """Bring schema etl up to this version of etl.
+
+    \b
+    Example: etl db migrate
+    """
     with db.connect(_where(dsn), name="etl db migrate") as connection:
         done = migrations.migrate(connection)
     for migration in done:
@@ -96,45 +139,74 @@ def migrate(dsn: str | None) -> None:
         click.echo("nothing to do")
 
 
+@database.command("migration-create")
+@click.argument("description")
+def migration_create(description: str) -> None:
+    """Write the next migration, for developers.
+
+    It works in a checkout of the sources, not in an installed package.
+
+    \b
+    Example: etl db migration-create "remember who asked"
+    """
+    click.echo(migrations.create(description, resources.migrations_folder()))
+
+
 @database.command()
 @common.DSN
 @common.SCHEMA
 @common.YES
 def reset(dsn: str | None, schema: str, yes: bool) -> None:
-    """Drop everything that etl made: builds, the live schema, the registry, the import log."""
+    """Drop everything that etl made in a schema.
+
+    That is its builds and views; and the registry of ids and the import log, unless another schema needs them.
+
+    \b
+    Example: etl db reset --yes
+    """
     where = _where(dsn)
     common.confirm(f"Drop every build, schema {schema} and schema etl of {db.redact(where)}?", yes)
     with db.connect(where, name="etl db reset") as connection:
-        dropped = drop_all(connection, schema)
+        dropped, others = drop_all(connection, schema)
     click.echo(f"dropped {', '.join(dropped)}" if dropped else "nothing to drop")
+    if others:
+        click.echo(f"schema etl stays: it also serves {', '.join(others)}")
 
 
-def drop_all(connection: db.Connection, schema: str) -> list[str]:
-    """Drop the live schema's views, every build of it, and schema ``etl``; return the names of what went.
+def drop_all(connection: db.Connection, schema: str) -> tuple[list[str], list[str]]:
+    """Drop the live schema's views, every build of it, and schema ``etl`` unless others need it.
 
-    The live schema itself goes too if nothing else lives in it. Views that users built on ours stop it, named by the
-    server.
+    Return the names of what went, and the other live schemas. The live schema itself goes too if nothing else lives in
+    it, except ``public``, which every database has. Views that users built on ours stop it before anything is gone,
+    named by the server. Run again after a failure, it goes on.
+
+    Raises:
+        Busy: a run is at work on this schema.
     """
     migrations.pending(connection)
     if not migrations.applied(connection):
-        return []
-    dropped = []
+        return [], []
+    coordinator.lock(connection, schema)
     with connection.transaction():
         for name in (*ddl.relations(tables.TABLES), "import_logs"):
             connection.execute(db.query("drop_live_view", view=db.identifier(schema, name)))
+        connection.execute(db.query("forget_live"), {"schema": schema})
+    dropped = []
     for (build,) in connection.execute(db.query("builds_of"), {"schema": schema}).fetchall():
         ddl.drop_build(connection, publish.schema_of(schema, build))
+        with connection.transaction():
+            connection.execute(db.query("forget_build"), {"build": build})
+            connection.execute(db.query("drop_build_row"), {"build": build})
         dropped.append(publish.schema_of(schema, build))
-    others = connection.execute(db.query("other_live_schemas"), {"schema": schema}).fetchall()
-    if others:
-        names = ", ".join(name for (name,) in others)
-        raise UsageError(f"schema etl also serves {names}", f"etl db reset --schema {others[0][0]}")
-    connection.execute(db.query("drop_ledger"))
     row = connection.execute(db.query("schema_is_empty"), {"schema": schema}).fetchone()
-    if row and row[0]:
+    if dropped and schema != "public" and row and row[0]:
         connection.execute(db.query("drop_schema", schema=db.identifier(schema)))
         dropped.append(schema)
-    return [*dropped, "etl"]
+    others = [name for (name,) in connection.execute(db.query("other_live_schemas"), {"schema": schema})]
+    if not others:
+        connection.execute(db.query("drop_ledger"))
+        dropped.append("etl")
+    return dropped, others
 
 
 def _where(given: str | None) -> str:

@@ -15,14 +15,16 @@ class Format:
 
     ``record`` is the type that one record is decoded to; its fields are the store's columns. ``keys`` are those by which
     a first record is recognised, ``names`` the fields in which nothing may be mended. ``identify`` returns (full name,
-    powerset's full name, powerset's display name or None) of a record. ``outer`` is the type of the object round the
-    records where a top-level element holds several, in its list ``Powers``.
+    powerset's full name, powerset's display name or None) of a record, told from its fields ``identity`` alone; the
+    first of these is the full name. ``outer`` is the type of the object round the records where a top-level element
+    holds several, in its list ``Powers``.
     """
 
     name: str
     record: type[msgspec.Struct]
     keys: frozenset[str]
     names: tuple[str, ...]
+    identity: tuple[str, ...]
     identify: Callable[[Any], tuple[str, str, str | None]]
     outer: type[msgspec.Struct] | None = None
 
@@ -33,13 +35,28 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "cod": Format(name="cod", record=cod.Record, keys=cod.KEYS, names=cod.NAMES, identify=cod.identify),
-    "i12": Format(name="i12", record=i12.Record, keys=i12.KEYS, names=i12.NAMES, identify=i12.identify),
+    "cod": Format(
+        name="cod",
+        record=cod.Record,
+        keys=cod.KEYS,
+        names=cod.NAMES,
+        identity=cod.IDENTITY,
+        identify=cod.identify,
+    ),
+    "i12": Format(
+        name="i12",
+        record=i12.Record,
+        keys=i12.KEYS,
+        names=i12.NAMES,
+        identity=i12.IDENTITY,
+        identify=i12.identify,
+    ),
     "mids": Format(
         name="mids",
         record=mids.Record,
         keys=mids.KEYS,
         names=mids.NAMES,
+        identity=mids.IDENTITY,
         identify=mids.identify,
         outer=mids.Powerset,
     ),

@@ -5,20 +5,18 @@ escape is well-formed.
 """
 
 import re
-from collections.abc import Collection
 from typing import Any
 
 import msgspec
 
-MAX_DEPTH = 512
-_SHALLOW_BYTES = 2 * MAX_DEPTH + 2  # a shorter text cannot be too deep: each level opens and closes
+from etl.sources import nesting
+from etl.sources.cutting import Lot
 
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
-_STRING = re.compile(rb'"[^"]*"')
-_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS = bytes(set(range(256)) - set(b'"[]{}'))
-_FIRST_MEMBER = re.compile(rb'\{"[^"\\]*":(?=[^ ])')
-_SPACE = 0x20
+_FIRST_KEY = re.compile(rb'\{"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_FIRST_MEMBER = re.compile(rb'\{"[^"\\]*":')
+_SPACE = ord(" ")
+_SMALL_U = ord("u")
 
 
 def minify(text: bytes) -> bytes:
@@ -28,34 +26,41 @@ def minify(text: bytes) -> bytes:
     break, no tab, and no blank round the first brace, the first colon and the last brace.
     """
     if b"\n" not in text and b"\t" not in text and b"\r" not in text and text[1:2] != b" " and text[-2:-1] != b" ":
-        colon = text.find(b'"', text.find(b'"') + 1) + 1
-        if text[colon : colon + 1] != b" " and text[colon + 1 : colon + 2] != b" ":
+        key = _FIRST_KEY.match(text)
+        if not key or b" " not in text[key.end() : key.end() + 2]:
             return text
     return msgspec.json.format(text, indent=-1)
 
 
-def minify_all(texts: list[bytes], without: Collection[int] = ()) -> list[bytes]:
-    """Return all texts minified, those with the numbers in ``without`` as they are."""
-    if not any(b"\t" in text or b"\r" in text or b"\n" in text for text in texts):
-        # The first member of a record looks the same in nearly all of them: one comparison instead of three searches.
-        start = _FIRST_MEMBER.match(texts[0]) if texts else None
-        if start:
-            usual, follows = start[0], start.end()
-            if all(t.startswith(usual) and t[follows] != _SPACE and t[-2] != _SPACE for t in texts if len(t) > follows):
-                return texts if all(len(text) > follows for text in texts) else _minify_each(texts, without)
-    return _minify_each(texts, without)
+def minify_all(lot: Lot) -> list[bytes]:
+    """Return the texts of a lot minified, the very same list where they are already; faulty ones stay as they are."""
+    texts, usual = lot.texts, _FIRST_MEMBER.match(lot.texts[0]) if lot.texts else None
+    if usual and lot.whole and b"\t" not in lot.whole and b"\r" not in lot.whole:
+        # The first member looks the same in nearly all records: one comparison instead of three searches.
+        start, follows = usual[0], usual.end()
+        if all(t.startswith(start) and t[follows] != _SPACE and t[-2] != _SPACE and b"\n" not in t for t in texts):
+            return texts
+    return [text if number in lot.faults else minify(text) for number, text in enumerate(texts)]
 
 
-def _minify_each(texts: list[bytes], without: Collection[int]) -> list[bytes]:
-    return [text if number in without else minify(text) for number, text in enumerate(texts)]
-
-
-def suspects(texts: list[bytes]) -> set[int]:
+def suspects(lot: Lot, texts: list[bytes]) -> set[int]:
     """Return the numbers of the texts that may hold what the functions below look for; the others surely do not."""
-    found = {number for number, text in enumerate(texts) if b"\\" in text and b"\\u" in text}
-    found.update(number for number, text in enumerate(texts) if not text.isascii() and invalid_utf8(text))
-    found.update(number for number, text in enumerate(texts) if len(text) >= _SHALLOW_BYTES and is_too_deep(text))
+    found = {number for number, text in enumerate(texts) if not text.isascii() and invalid_utf8(text)}
+    if lot.whole is None or _has_unicode_escape(lot.whole):
+        found.update(number for number, text in enumerate(texts) if b"\\u" in text)
+    if not lot.shallow:
+        found.update(number for number, t in enumerate(texts) if nesting.is_too_deep(t))
     return found
+
+
+def _has_unicode_escape(text: bytes) -> bool:
+    """Look at each backslash: they are rare, and looking for one byte is ten times as fast as looking for two."""
+    position = text.find(b"\\")
+    while position >= 0:
+        if text[position + 1] == _SMALL_U:
+            return True
+        position = text.find(b"\\", position + 2)
+    return False
 
 
 def invalid_utf8(text: bytes) -> tuple[int, str] | None:
@@ -65,27 +70,6 @@ def invalid_utf8(text: bytes) -> tuple[int, str] | None:
     except UnicodeDecodeError as error:
         return error.start, error.reason
     return None
-
-
-def is_too_deep(text: bytes) -> bool:
-    """Return whether arrays and objects are nested deeper than the limit.
-
-    What is no bracket is taken away, then innermost pairs, one level at a time, until too few are left to be too deep.
-    """
-    if _is_surely_shallow(text):
-        return False
-    if b"\\" in text:
-        text = _ESCAPE.sub(b"", text)
-    brackets = _STRING.sub(b"", text.translate(_AS_SQUARE, _NO_BRACKETS).replace(b'""', b""))
-    levels = 0
-    while levels + len(brackets) // 2 > MAX_DEPTH and levels <= MAX_DEPTH:
-        brackets = brackets.replace(b"[]", b"")
-        levels += 1
-    return levels > MAX_DEPTH
-
-
-def _is_surely_shallow(text: bytes) -> bool:
-    return len(text) < _SHALLOW_BYTES or text.count(b"[") + text.count(b"{") <= MAX_DEPTH
 
 
 def lone_surrogate(text: bytes) -> int | None:

@@ -71,6 +71,7 @@ class Record(msgspec.Struct, gc=False):
 
 KEYS = frozenset({"full_name", "powerset", "effects"})
 NAMES = ("full_name", "name", "display_name", "powerset_name")
+IDENTITY = ("full_name",)
 
 
 def identify(record: Record) -> tuple[str, str, str | None]:

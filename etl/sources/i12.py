@@ -41,6 +41,7 @@ class Record(msgspec.Struct, gc=False):
 
 KEYS = frozenset({"InternalName", "PowersetFullName"})
 NAMES = ("InternalName", "Name", "DisplayName", "PowersetFullName", "PowersetName")
+IDENTITY = ("InternalName", "PowersetFullName", "PowersetName")
 
 
 def identify(record: Record) -> tuple[str, str, str | None]:
@@ -54,7 +55,7 @@ def identify(record: Record) -> tuple[str, str, str | None]:
     first = full_name.find(".")
     second = full_name.find(".", first + 1)
     own = full_name[:second] if first >= 0 <= second else ""
-    if own and not categories.is_known(powerset.partition(".")[0]):
-        if not powerset or categories.is_known(full_name[:first]):
-            powerset = own
+    is_strange = not categories.is_known(powerset.partition(".")[0])
+    if not powerset or (is_strange and categories.is_known(full_name[: max(first, 0)])):
+        powerset = own
     return full_name, powerset if own else "", (record.PowersetName or "").strip() or None

@@ -61,7 +61,7 @@ def find(path: str) -> Source:
     if Path(path).is_dir():
         return _find_tree(path)
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
     except OSError as error:
         raise InputError(f"{path}: there is no such file or directory", "check the path") from error
     if not status.st_size:
@@ -80,7 +80,7 @@ def file_info(path: str) -> SourceInfo:
     Beyond that it is the hash of the size, the time of the last change and 64 evenly spread blocks of 64 KiB, since
     reading 4 GB once more would cost a quarter of the split.
     """
-    status = os.stat(path)
+    status = Path(path).stat()
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         if status.st_size <= WHOLE_HASH_BYTES:

@@ -85,6 +85,7 @@ SET_TYPES = {
     10: "boost",
     11: "incarnate",
 }
+IDENTITY = ("FullName",)
 
 
 def identify(record: Record) -> tuple[str, str, str | None]:

@@ -85,7 +85,9 @@ class RangeReader:
         if start is None or (task.stop is not None and start >= task.stop):
             self.start = self.end = task.start if start is None else start
             return
-        self.start = start
+        self.start = self.end = start
+        if start >= Path(task.path).stat().st_size:
+            return
         with streams.open_stream(task.path) as stream:
             stream.seek(start)  # type: ignore[attr-defined]  # a plain file
             cutter = cutting.Cutter(
@@ -155,14 +157,16 @@ class Counted:
 _OUTER = msgspec.json.Decoder(mids.Powerset)
 
 
-def open_powerset(text: bytes, offset: int) -> tuple[mids.Powerset, Lot]:
+def open_powerset(text: bytes, offset: int, *, shallow: bool) -> tuple[mids.Powerset, Lot]:
     """Return a powerset without its powers, and these as records with their own places.
+
+    ``shallow`` if the powerset is known not to be nested too deep.
 
     Raises:
         msgspec.DecodeError: the object is no powerset.
     """
     powerset = _OUTER.decode(text)
-    lot, position = Lot(), text.find(b'"Powers"')
+    lot, position = Lot(shallow=shallow), text.find(b'"Powers"')
     for raw in powerset.Powers:
         power = bytes(raw)
         position = text.find(power, position)

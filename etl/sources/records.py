@@ -5,8 +5,10 @@ looked at alone. The outcome for a record never depends on the lot it was in.
 """
 
 import hashlib
+import operator
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +16,7 @@ import msgspec
 
 from etl import categories
 from etl.model import Reject
-from etl.sources import Format, cleaning
+from etl.sources import Format, cleaning, nesting
 from etl.sources.cutting import Lot
 
 MAX_NAME_BYTES = 1_000
@@ -73,11 +75,13 @@ class Checker:
     counts: Counter[str] = field(default_factory=Counter)
     _decoder: msgspec.json.Decoder[Any] = field(init=False)
     _lots: msgspec.json.Decoder[Any] = field(init=False)
-    _homes: dict[tuple[str, str | None], Home] = field(init=False, default_factory=dict)
+    _homes: dict[tuple[Any, ...], Home] = field(init=False, default_factory=dict)
+    _key: Callable[[Any], Any] = field(init=False)
 
     def __post_init__(self) -> None:
         """Build the decoders once."""
         self._decoder = msgspec.json.Decoder(self.format.record)
+        self._key = operator.attrgetter(*self.format.identity)
         self._lots = msgspec.json.Decoder(list[self.format.record])  # type: ignore[name-defined]
 
     def check(self, lot: Lot, ordinal: int, extra: Mapping[str, Any] | None = None) -> Rows:
@@ -85,15 +89,21 @@ class Checker:
 
         ``ordinal`` is that of the first one; ``extra`` are fields that the record's own text does not hold.
         """
-        texts = cleaning.minify_all(lot.texts, lot.faults)
+        texts = cleaning.minify_all(lot)
+        whole = lot.whole if texts is lot.texts else None
         digests = [hashlib.sha256(text).digest()[:16] for text in texts]
-        suspects = cleaning.suspects(texts).union(lot.faults)
-        lost = {number for number in sorted(suspects) if not self._clean(lot, number, ordinal, texts)}
-        numbers = [number for number in range(len(texts)) if number not in lost] if lost else list(range(len(texts)))
-        if lost:
-            texts, digests = [texts[n] for n in numbers], [digests[n] for n in numbers]
-        records = self._decode(lot, ordinal, numbers, texts)
-        return self._rows(lot, ordinal, numbers, texts, digests, records, extra or {})
+        numbers = list(range(len(texts)))
+        suspects = cleaning.suspects(lot, texts).union(lot.faults)
+        if suspects:
+            whole, texts = None, list(texts)
+            lost = {number for number in sorted(suspects) if not self._clean(lot, number, ordinal, texts)}
+            numbers = [number for number in numbers if number not in lost]
+        records = self._decode(lot, ordinal, numbers, texts, whole)
+        if extra:
+            for record in filter(None, records):
+                for name, value in extra.items():
+                    setattr(record, name, value)
+        return self._rows(lot, ordinal, numbers, texts, digests, records)
 
     def reject(self, lot: Lot, number: int, ordinal: int, fault: tuple[str, str], uid: str | None = None) -> None:
         """Set a record of a lot aside; ``ordinal`` is that of the lot's first one, ``fault`` is (code, reason)."""
@@ -114,7 +124,9 @@ class Checker:
     def _clean(self, lot: Lot, number: int, ordinal: int, texts: list[bytes]) -> bool:
         """Put the text that can be stored in place; return False where the record was rejected."""
         text = texts[number]
-        fault = lot.faults.get(number) or _fault(text)
+        fault = lot.faults.get(number)
+        if fault is None or (fault[0] == "bad_json" and cleaning.lone_surrogate(text) is not None):
+            fault = _fault(text) or fault
         if fault is None and cleaning.nul(text) is not None:
             if cleaning.has_nul_in_names(text, self.format.source_names):
                 fault = "nul_in_name", "a name or key holds the character NUL"
@@ -128,12 +140,14 @@ class Checker:
         self.reject(lot, number, ordinal, fault, None if fault[0] == "nul_in_name" else self._uid(text))
         return False
 
-    def _decode(self, lot: Lot, ordinal: int, numbers: list[int], texts: list[bytes]) -> list[Any]:
-        """Return the typed record of each text, None for one that was rejected."""
+    def _decode(self, lot: Lot, ordinal: int, numbers: list[int], texts: list[bytes], whole: bytes | None) -> list[Any]:
+        """Return the typed records of the texts with these numbers, None for one that was rejected."""
         try:
-            return self._lots.decode(b"".join((b"[", b",".join(texts), b"]")))  # type: ignore[no-any-return]
+            if whole is None:
+                whole = b"".join((b"[", b",".join([texts[number] for number in numbers]), b"]"))
+            return self._lots.decode(whole)  # type: ignore[no-any-return]
         except (msgspec.DecodeError, RecursionError):
-            return [self._decode_one(lot, n, ordinal, text) for n, text in zip(numbers, texts, strict=True)]
+            return [self._decode_one(lot, number, ordinal, texts[number]) for number in numbers]
 
     def _decode_one(self, lot: Lot, number: int, ordinal: int, text: bytes) -> Any:
         try:
@@ -143,49 +157,60 @@ class Checker:
         return None
 
     def _rows(
-        self,
-        lot: Lot,
-        ordinal: int,
-        numbers: list[int],
-        texts: list[bytes],
-        digests: list[bytes],
-        records: list[Any],
-        extra: Mapping[str, Any],
+        self, lot: Lot, ordinal: int, numbers: list[int], texts: list[bytes], digests: list[bytes], records: list[Any]
     ) -> Rows:
-        rows, identify, homes = Rows(), self.format.identify, self._homes
-        for number, text, digest, record in zip(numbers, texts, digests, records, strict=True):
-            if record is None:
-                continue
-            for name, value in extra.items():
-                setattr(record, name, value)
-            name, powerset, title = identify(record)
-            fault = _name_fault(name, powerset)
-            if fault:
-                uid = name.lower() if fault[0] == "name_too_long" else None
-                self.reject(lot, number, ordinal, fault, uid)
-                continue
-            home = homes.get((powerset, title))
-            if home is None:
-                archetype = categories.archetype_of(powerset.partition(".")[0])
-                home = homes[powerset, title] = Home(archetype, powerset.lower(), powerset, title)
-            rows.uids.append(name.lower())
-            rows.homes.append(home)
-            rows.ordinals.append(ordinal + number)
-            rows.offsets.append(lot.offsets[number])
-            rows.digests.append(digest)
-            rows.sizes.append(len(text))
-            rows.records.append(record)
-        return rows
+        """Return the rows of the records that are left, less those whose names will not do."""
+        if None in records:
+            kept = [(number, record) for number, record in zip(numbers, records, strict=True) if record is not None]
+            numbers, records = [number for number, _ in kept], [record for _, record in kept]
+        keys = list(map(self._key, records)) if len(self.format.identity) > 1 else [(self._key(r),) for r in records]
+        names = [key[0].strip() for key in keys]
+        known, simple = self._homes.get, _is_simple
+        homes = [
+            known((name.rpartition(".")[0], *key[1:])) if simple(name) else None
+            for name, key in zip(names, keys, strict=True)
+        ]
+        if None in homes:
+            for place, home in enumerate(homes):
+                homes[place] = home or self._home(lot, numbers[place], ordinal, records[place], keys[place])
+            left = [place for place, home in enumerate(homes) if home is not None]
+            numbers, names = [numbers[place] for place in left], [names[place] for place in left]
+            homes, records = [homes[place] for place in left], [records[place] for place in left]
+        return Rows(
+            uids=[name.lower() for name in names],
+            homes=homes,  # type: ignore[arg-type]  # none of them is None any more
+            ordinals=[ordinal + number for number in numbers],
+            offsets=[lot.offsets[number] for number in numbers],
+            digests=[digests[number] for number in numbers],
+            sizes=[len(texts[number]) for number in numbers],
+            records=records,
+        )
+
+    def _home(self, lot: Lot, number: int, ordinal: int, record: Any, key: tuple[Any, ...]) -> Home | None:
+        """Return the partition of a record, and remember it for those of the same powerset; None if it was rejected."""
+        name = key[0].strip()
+        place = (name.rpartition(".")[0], *key[1:])
+        if _is_simple(name) and place in self._homes:
+            return self._homes[place]
+        name, powerset, title = self.format.identify(record)
+        fault = _name_fault(name, powerset)
+        if fault:
+            self.reject(lot, number, ordinal, fault)
+            return None
+        archetype = categories.archetype_of(powerset.partition(".")[0])
+        home = Home(archetype, powerset.lower(), powerset, title)
+        if _is_simple(name):
+            self._homes[place] = home
+        return home
 
     def _uid(self, text: bytes) -> str | None:
         """Return the name of a record that is to be rejected, where it can be read."""
+        found = re.search(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % self.format.names[0].encode(), text)
         try:
-            value = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            name = str(msgspec.json.decode(found[1])).strip().lower() if found else ""
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return None
-        key = self.format.names[0]
-        name = value.get(key) if isinstance(value, dict) else None
-        return name.strip().lower() if isinstance(name, str) and "\0" not in name else None
+        return None if "\0" in name or _name_fault(name, name) else name
 
 
 def explain(error: Exception) -> tuple[str, str]:
@@ -194,7 +219,7 @@ def explain(error: Exception) -> tuple[str, str]:
     if isinstance(error, UnicodeDecodeError):
         return "invalid_utf8", message
     if isinstance(error, RecursionError):
-        return "too_deep", f"nested deeper than {cleaning.MAX_DEPTH} levels"
+        return "too_deep", f"nested deeper than {nesting.MAX_DEPTH} levels"
     if not isinstance(error, msgspec.ValidationError):
         return "bad_json", message
     if "missing required field" in message:
@@ -208,12 +233,17 @@ def _fault(text: bytes) -> tuple[str, str] | None:
     wrong = cleaning.invalid_utf8(text)
     if wrong:
         return "invalid_utf8", f"byte {wrong[0]} of the record is not UTF-8 ({wrong[1]})"
-    if cleaning.is_too_deep(text):
-        return "too_deep", f"nested deeper than {cleaning.MAX_DEPTH} levels"
+    if nesting.is_too_deep(text):
+        return "too_deep", f"nested deeper than {nesting.MAX_DEPTH} levels"
     lone = cleaning.lone_surrogate(text)
     if lone is not None:
         return "lone_surrogate", f"byte {lone} of the record begins half of a surrogate pair"
     return None
+
+
+def _is_simple(name: str) -> bool:
+    """Return whether a name that shares all but its last part with a good one is good for that reason alone."""
+    return len(name) <= _SURELY_SHORT and name[-1:] != "."
 
 
 def _name_fault(name: str, powerset: str) -> tuple[str, str] | None:

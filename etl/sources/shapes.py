@@ -50,7 +50,7 @@ def probe(stream: streams.Readable, name: str) -> tuple[Layout, frozenset[str], 
             return (*found, head)
         if at_end or size >= _MOST_BYTES:
             raise InputError(
-                f"{name}: the first record, at byte {_start(head)}, does not end within {len(head)} bytes",
+                f"{name}: the first record, at byte {_first_record(head)}, does not end within {len(head)} bytes",
                 "the file may be truncated; make it again",
             )
         size *= 4
@@ -70,7 +70,7 @@ def choose(keys: Collection[str], wanted: str, name: str) -> Format:
         known = "; ".join(f"{form.name}: {', '.join(sorted(form.keys))}" for form in FORMATS.values())
         raise InputError(
             f"{name}: the first record is of no known format; its keys are {seen}; known formats have {known}",
-            "name the place of the records with --records-path, or the format with --format",
+            "check the file, or name the place of its records with --records-path (like powers.item)",
         )
     form = FORMATS[wanted]
     if form not in fitting:
@@ -86,6 +86,15 @@ def _start(head: bytes) -> int:
     return scanning.skip_space(head, len(_BOM) if head.startswith(_BOM) else 0)
 
 
+def _first_record(head: bytes) -> int:
+    start = _start(head)
+    return scanning.skip_space(head, start + 1) if head[start : start + 1] == b"[" else start
+
+
+def _shown(byte: bytes) -> str:
+    return f"'{byte.decode()}'" if byte.isascii() and byte.decode().isprintable() else f"0x{byte.hex()}"
+
+
 def _learn(head: bytes, name: str, at_end: bool) -> tuple[Layout, frozenset[str]] | None:
     """Return what the head tells, None if more of the stream is needed."""
     start = _start(head)
@@ -98,9 +107,7 @@ def _learn(head: bytes, name: str, at_end: bool) -> tuple[Layout, frozenset[str]
         return _learn_array(head, name, scanning.skip_space(head, start + 1), at_end)
     if opening == b"{":
         return _learn_objects(head, start, at_end)
-    raise InputError(
-        f"{name}: not JSON records: byte {start} is {head[start : start + 1]!r}, not '[' or '{{'", "check the file"
-    )
+    raise InputError(f"{name}: not JSON records: byte {start} is {_shown(opening)}, not '[' or '{{'", "check the file")
 
 
 def _learn_array(head: bytes, name: str, first: int, at_end: bool) -> tuple[Layout, frozenset[str]] | None:

@@ -5,6 +5,7 @@ Every stream has ``read(size)``; its name decides how it is unpacked. Damaged co
 
 import contextlib
 import gzip
+import io
 import sys
 import zipfile
 import zlib
@@ -81,15 +82,20 @@ class _Named:
 
 def unpacked(stream: IO[bytes]) -> Readable:
     """Return the stream, through a decompressor if its first bytes are those of gzip or zstd."""
-    buffered: Any = stream
-    head = buffered.peek(4)[:4]
+    buffered: Any = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
+    head: bytes = buffered.peek(4)[:4]
     if head.startswith(_GZIP):
-        return gzip.GzipFile(fileobj=buffered)
+        return _typed(gzip.GzipFile(fileobj=buffered))
     if head == _ZSTD:
-        return zstandard.ZstdDecompressor().stream_reader(buffered, read_across_frames=True)
+        return _typed(zstandard.ZstdDecompressor().stream_reader(buffered, read_across_frames=True))
     if head == _ZIP:
         raise InputError("a zip archive cannot be read from a stream", "save it as a file whose name ends in .zip")
-    return buffered
+    return _typed(buffered)
+
+
+def _typed(stream: Any) -> Readable:
+    readable: Readable = stream
+    return readable
 
 
 @contextmanager

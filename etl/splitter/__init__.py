@@ -6,6 +6,7 @@ it does not, the range is done again from the right place, so the result never d
 
 import datetime
 import hashlib
+import itertools
 import logging
 import time
 import uuid
@@ -75,9 +76,9 @@ def run(options: SplitOptions, progress: Progress | None = None) -> SplitResult:
             job.pool = pool
             _split_ranges(job, progress)
             found = _finish(job)
-    except BaseException:
-        if not split_id:
-            storage.delete(places.split_folder(options.store, job.split_id))
+    except InputError:
+        # Mended, the source will have another id: nobody would come back for what is here.
+        storage.delete(places.split_folder(options.store, job.split_id))
         raise
     seconds = time.perf_counter() - begun
     _log.info(
@@ -181,7 +182,7 @@ def _hash(job: _Job, sources: list[tuple[str, int, str]], form: str | None) -> s
 def _tasks(job: _Job) -> list[tuple[ranges.RangeTask, int]]:
     """Return all ranges in file order, each with its size in bytes."""
     options = job.options
-    found = []
+    found: list[tuple[ranges.RangeTask, int]] = []
     for number, source in enumerate(job.sources):
         for geometry in inputs.ranges(source, whole=_records_path(options) is not None):
             task = ranges.RangeTask(
@@ -219,9 +220,10 @@ def _split_ranges(job: _Job, progress: Progress | None) -> None:
     """Run all ranges, then those again whose start turned out to be wrong."""
     planned = _tasks(job)
     ticker = _Ticker(job, [size for _, size in planned], progress)
-    waiting = [task for task, _ in planned]
+    chain = [task for task, _ in planned]
+    waiting = list(chain)
     finished: dict[int, RangeDone | Exception] = {}
-    for task in list(waiting):
+    for task in chain:
         kept = results.read(job.options.store, job.split_id, task.number)
         if kept is not None and kept.key == tasks.key(task):
             finished[task.number] = tasks.done(kept)
@@ -234,7 +236,7 @@ def _split_ranges(job: _Job, progress: Progress | None) -> None:
             ticker.finished(task.number)
             if isinstance(outcome, Exception) and task.exact:
                 raise outcome
-        waiting = _wrong_start([task for task, _ in planned], finished)
+        waiting = _wrong_start(chain, finished)
     ticker.tick()
 
 
@@ -243,16 +245,15 @@ def _wrong_start(planned: list[ranges.RangeTask], finished: dict[int, RangeDone 
 
     Only that one: whether those behind it are right can be told when it is.
     """
-    for before, task in zip(planned, planned[1:], strict=False):
+    for before, task in itertools.pairwise(planned):
         ended, outcome = finished[before.number], finished[task.number]
         if isinstance(ended, Exception):
             raise ended
-        if task.kind == ranges.BYTES and before.source == task.source:
-            if isinstance(outcome, Exception) or outcome.start != ended.end:
-                if task.exact and task.start == ended.end and isinstance(outcome, Exception):
-                    raise outcome
-                planned[task.number] = replace(task, start=ended.end, exact=True)
-                return [planned[task.number]]
+        if task.kind != ranges.BYTES or before.source != task.source:
+            continue
+        if isinstance(outcome, Exception) or outcome.start != ended.end:
+            planned[task.number] = replace(task, start=ended.end, exact=True)
+            return [planned[task.number]]
     last = finished[planned[-1].number]
     if isinstance(last, Exception):
         raise last

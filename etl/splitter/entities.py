@@ -72,7 +72,7 @@ def build(
     powersets = {entity["uid"]: entity for entity in _powersets(task, ranges, partitions)}
     for partition in partitions:
         if partition.powerset not in powersets:
-            powersets[partition.powerset] = _from_partition(partition)
+            powersets[partition.powerset] = _from_partition(partition, flat=ranges[0].format == "i12")
     keys = {entity["archetype"] for entity in powersets.values()}
     archetypes = {entity["uid"]: entity for entity in map(_from_key, keys)}
     archetypes |= {entity["uid"]: entity for entity in _archetypes(task)}
@@ -194,9 +194,13 @@ def _from_mids(powerset: mids.Powerset) -> dict[str, Any]:
     }
 
 
-def _from_partition(partition: Partition) -> dict[str, Any]:
+def _from_partition(partition: Partition, *, flat: bool) -> dict[str, Any]:
+    """Return a powerset told from its records; flat ones of strange categories are of unknown type."""
     title = partition.display_name or _title(partition.name.rpartition(".")[2])
-    return _entity(partition.powerset, partition.name, title) | {"archetype": partition.archetype}
+    entity = _entity(partition.powerset, partition.name, title) | {"archetype": partition.archetype}
+    if flat and not categories.is_known(entity["category"]):
+        entity["powerset_type"] = "unknown"
+    return entity
 
 
 def _entity(uid: str, full_name: str, title: str) -> dict[str, Any]:

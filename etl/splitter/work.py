@@ -27,10 +27,13 @@ def split_range(task: ranges.RangeTask) -> RangeDone:
         InputError: the source is broken, or its start was guessed wrongly (which the caller finds out).
     """
     begun = time.perf_counter()
-    gc.disable()  # nothing here makes cycles, and the collector would look at every record again and again
     results.forget(task.store, task.split_id, task.number)
     work = _Work(task)
-    work.run()
+    gc.disable()  # nothing here makes cycles, and the collector would look at every record again and again
+    try:
+        work.run()
+    finally:
+        gc.enable()
     place = (task.store, task.split_id, task.number)
     storage.write_bytes(places.in_range(*place, "uids"), work.uids)
     if work.refused:
@@ -51,7 +54,7 @@ class _Work:
     codes: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     records: int = 0
-    bytes: int = 0
+    done_bytes: int = 0
     uids: bytes = b""
     _reported: float = 0.0
     _reader: ranges.RangeReader | None = None
@@ -96,7 +99,9 @@ class _Work:
     def _powerset(self, checker: Checker, lot: Lot, number: int) -> Rows:
         """Check the powers of one powerset; one that cannot be opened counts as one record, a reject."""
         try:
-            powerset, powers = ranges.open_powerset(lot.texts[number], lot.offsets[number])
+            powerset, powers = ranges.open_powerset(
+                lot.texts[number], lot.offsets[number], shallow=lot.shallow and number not in lot.faults
+            )
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             checker.reject(lot, number, self.records - number, lot.faults.get(number) or explain(error))
             self.records += 1
@@ -117,7 +122,7 @@ class _Work:
 
     def _report(self, done: int) -> None:
         """Leave a word of how far the range is, for the progress of the whole."""
-        self.bytes = done
+        self.done_bytes = done
         now = time.monotonic()
         if now - self._reported >= _REPORT_S and storage.is_local(self.task.store):
             self._reported = now
@@ -141,7 +146,7 @@ class _Work:
             rows=writer.rows,
             rejects=sum(self.codes.values()),
             seconds=round(seconds, 3),
-            bytes=self.bytes,
+            bytes=self.done_bytes,
             shares=list(writer.shares.values()),
             batches=writer.batches,
             counts=dict(self.counts),

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute
 
 from etl.sources.records import Rows
 
@@ -57,8 +58,8 @@ def builder(record: type[msgspec.Struct], names: Sequence[str]) -> Callable[[Row
             if kind is msgspec.Raw:
                 columns.append(_json(values))
             else:
-                trimmed = [value and value.strip() for value in values] if name in names else values
-                columns.append(pa.array(trimmed, _ARROW[kind]))
+                column = pa.array(values, _ARROW[kind])
+                columns.append(pyarrow.compute.utf8_trim_whitespace(column) if name in names else column)
         return pa.RecordBatch.from_arrays(columns, schema=whole)
 
     return build

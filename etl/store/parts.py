@@ -7,6 +7,7 @@ batch are whose.
 
 import contextlib
 import itertools
+import struct
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -155,7 +156,7 @@ class PartWriter:
                 archetype=home.archetype, powerset=home.powerset, name=home.name, title=home.title
             )
         sizes = [rows.sizes[row] for row in members]
-        share.add(sum(sizes), sum(int.from_bytes(rows.digests[row]) for row in members), ref)
+        share.add(sum(sizes), _sum([rows.digests[row] for row in members]), ref)
         self.hashes.extend(_hash(rows.uids[row].encode()) for row in members)
         self.sizes.extend(sizes)
 
@@ -165,6 +166,12 @@ class _Part:
     name: str
     writer: Any
     batches: int = 0
+
+
+def _sum(digests: list[bytes]) -> int:
+    """Return the sum of 128-bit numbers, by their halves: three times as fast as one by one."""
+    halves: tuple[int, ...] = struct.unpack(f">{2 * len(digests)}Q", b"".join(digests))
+    return (sum(halves[::2]) << 64) + sum(halves[1::2])
 
 
 def _hash(name: bytes) -> int:
@@ -188,7 +195,7 @@ class Reader:
         """
         place = places.part(*self._place, part)
         try:
-            file, last, batch = self._parts.pop(part, None) or (self._open(place), -1, None)
+            file, last, batch = self._parts.pop(part) if part in self._parts else (self._open(place), -1, None)
             if batch is None or last != number:
                 batch = file.get_batch(number)
         except (OSError, pa.ArrowInvalid, IndexError, ValueError) as error:

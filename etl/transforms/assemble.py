@@ -66,11 +66,12 @@ def _keys(parsed: Parsed, context: model.LeafContext) -> pl.DataFrame:
     """One row per record: power_id, powerset_id, archetype_id."""
     uids = parsed.batch.column("uid").to_pylist()
     powersets = parsed.batch.column("powerset").to_pylist()
+    archetypes = parsed.batch.column("archetype").to_pylist()
     return pl.DataFrame(
         {
             "power_id": pl.Series([context.power_ids[uid] for uid in uids], dtype=pl.Int64),
             "powerset_id": pl.Series([context.powerset_ids[uid] for uid in powersets], dtype=pl.Int32),
-            "archetype_id": pl.Series([context.archetype_id] * len(uids), dtype=pl.Int32),
+            "archetype_id": pl.Series([context.archetype_ids[key] for key in archetypes], dtype=pl.Int32),
         }
     )
 

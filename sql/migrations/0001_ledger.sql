@@ -114,3 +114,29 @@ create table etl.leaf_log (
 );
 create index leaf_log_run on etl.leaf_log (run_id);
 comment on table etl.leaf_log is 'One row per leaf and table that a run loaded.';
+
+create table etl.publication (
+    live_schema text not null,
+    generation bigint not null,
+    kind text not null check (kind in ('build', 'update', 'rollback')),
+    build integer not null references etl.build,
+    split_id text not null,
+    previous_split_id text,
+    run_id bigint,
+    at timestamptz not null default clock_timestamp(),
+    primary key (live_schema, generation)
+);
+comment on table etl.publication is 'One row per generation of a live schema: what was published, and what the way back is.';
+
+create table etl.change (
+    live_schema text not null,
+    generation bigint not null,
+    kind text not null check (kind in ('changed', 'new', 'gone', 'renewed')),
+    power_id bigint not null,
+    internal_name text not null,
+    archetype_id integer not null,
+    powerset_id integer not null,
+    primary key (live_schema, generation, power_id),
+    foreign key (live_schema, generation) references etl.publication on delete cascade
+);
+comment on table etl.change is 'The powers that each update touched.';

@@ -1,6 +1,7 @@
 """Record batches as the store keeps them, made directly from records: for tests of the transforms alone."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -60,22 +61,16 @@ def batch(format: str, texts: list[bytes]) -> pa.RecordBatch:
     """Return one batch of minified records, ordinals from 0."""
     source = FORMATS[format]
     decoder = msgspec.json.Decoder(source.Record)
-    rows = [
-        records.Row(
-            uid=uid,
-            ordinal=ordinal,
-            offset=0,
-            archetype="blaster",
-            powerset=_powerset(uid),
-            powerset_name="",
-            powerset_title=None,
-            digest=hashlib.sha256(text).digest()[:16],
-            size=len(text),
-            record=decoder.decode(text),
-        )
-        for ordinal, (uid, text) in enumerate(zip(uids(format, texts), texts, strict=True))
-    ]
-    return columns.builder(source.Record, source.NAMES)(rows, 0)
+    rows = records.Rows()
+    for ordinal, (uid, text) in enumerate(zip(uids(format, texts), texts, strict=True)):
+        rows.uids.append(uid)
+        rows.homes.append(records.Home(archetype="blaster", powerset=_powerset(uid), name="", title=None))
+        rows.ordinals.append(ordinal)
+        rows.offsets.append(0)
+        rows.digests.append(hashlib.sha256(text).digest()[:16])
+        rows.sizes.append(len(text))
+        rows.records.append(decoder.decode(text))
+    return columns.builder(source.Record, source.NAMES)(rows, list(range(len(rows))), 0)
 
 
 def context(*known: str) -> model.LeafContext:
@@ -83,7 +78,7 @@ def context(*known: str) -> model.LeafContext:
     powersets = sorted({_powerset(uid) for uid in known})
     ids = {uid: number for number, uid in enumerate(sorted(known), 1)}
     return model.LeafContext(
-        archetype_id=7,
+        archetype_ids=defaultdict(lambda: 7),
         powerset_ids={uid: number for number, uid in enumerate(powersets, 1)},
         power_ids=ids,
         power_order={},

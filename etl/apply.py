@@ -1,0 +1,236 @@
+"""The last step of an update: staged rows take the place of the old ones, in one transaction, the view included.
+
+Only row locks and locks that readers do not meet are taken: DELETE, INSERT, REFRESH CONCURRENTLY, and, for an archetype
+that is new, ATTACH of a branch that was made alone.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from psycopg import sql
+
+from etl import db, ddl, plan, tables
+from etl.model import Manifest
+from etl.plan import Leaf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """What is applied to which build.
+
+    ``tables`` are the staged leaf tables; ``entities`` says whether archetypes and powersets are brought up too, and
+    ``remove_missing`` whether those go that the split does not have. ``whole`` makes the build a function of the split;
+    ``all_rows`` says that every row of the tables was staged anew.
+    """
+
+    live_schema: str
+    build: int
+    schema: str
+    leaves: tuple[Leaf, ...]
+    manifest: Manifest
+    store: str
+    previous_split_id: str
+    tables: tuple[str, ...]
+    entities: bool
+    remove_missing: bool
+    whole: bool
+    all_rows: bool
+    run: int
+    archetype_ids: Mapping[str, int]
+    powerset_ids: Mapping[str, int]
+
+
+def apply(connection: db.Connection, job: Application) -> tuple[int, int]:
+    """Replace what was staged; return the new generation and the number of records that were set aside on the way."""
+    schema = db.identifier(job.schema)
+    with connection.transaction():
+        leaves = [*job.leaves, *_add_branches(connection, job)]
+        if job.entities:
+            _upsert_entities(connection, job)
+        if "powers" in job.tables:
+            connection.execute(db.query("keep_created_at", schema=schema))
+        grown = {name: _replace(connection, job.schema, name) for name in job.tables}
+        if "powers" in job.tables:
+            _follow(connection, job.schema)
+        if job.entities and job.remove_missing:
+            connection.execute(db.query("delete_missing_powersets", schema=schema))
+            connection.execute(db.query("delete_missing_archetypes", schema=schema))
+        rejected = _set_aside(connection, job)
+        if job.whole:
+            leaves = _regrouped(job, leaves)
+        _renew_receipts(connection, job, leaves, grown)
+        for name, _ in ddl.views():
+            connection.execute(db.query("refresh_view", relation=db.identifier(job.schema, name)))
+        generation = _raise_generation(connection, job)
+        rename_build(connection, job, leaves)
+        drop_staged(connection, job.schema)
+    return generation, rejected
+
+
+def drop_staged(connection: db.Connection, schema: str) -> None:
+    """Drop what an update staged, or a stopped one left."""
+    for (name,) in connection.execute(db.query("staged_exists"), {"schema": schema}).fetchall():
+        connection.execute(db.query("drop_table", relation=db.identifier(schema, name)))
+
+
+def _add_branches(connection: db.Connection, job: Application) -> list[Leaf]:
+    """Give archetypes that are new to the build a branch with one open leaf; return these leaves."""
+    present = {leaf.archetype for leaf in job.leaves}
+    coming = sorted({p.archetype for p in job.manifest.partitions} - present)
+    partitioned = [name for name in tables.LEAF_TABLES if tables.spec(name).partitioned]
+    for key in coming:
+        for name in partitioned:
+            _add_branch(connection, job.schema, name, key, job.archetype_ids[key])
+    return [_open_leaf(key, job.archetype_ids[key]) for key in coming]
+
+
+def _open_leaf(key: str, archetype_id: int) -> Leaf:
+    return Leaf(
+        name=f"{key}_00",
+        archetype=key,
+        archetype_id=archetype_id,
+        lower=None,
+        upper=None,
+        powersets=(),
+        rows=0,
+        bytes=0,
+        digest="",
+    )
+
+
+def _add_branch(connection: db.Connection, schema: str, name: str, key: str, archetype_id: int) -> None:
+    """Make a branch and its leaf alone, then attach them: ATTACH blocks no reader, PARTITION OF would."""
+    parent, branch = db.identifier(schema, name), db.identifier(schema, f"{name}_{key}")
+    number = sql.Literal(archetype_id)
+    connection.execute(db.query("create_branch_alone", branch=branch, parent=parent, archetype=number))
+    ddl.create_leaf(connection, schema, name, f"{key}_00")
+    ddl.check_leaf(connection, schema, name, f"{key}_00", ddl.bounds(archetype_id, None, None))
+    ddl.attach_leaf(connection, schema, name, key, f"{key}_00", None, None)
+    connection.execute(db.query("attach_branch", branch=branch, parent=parent, archetype=number))
+
+
+def _upsert_entities(connection: db.Connection, job: Application) -> None:
+    schema = db.identifier(job.schema)
+    if "powers" in job.tables:
+        connection.execute(db.query("reorder_powers", schema=schema))
+    for name in ("archetypes", "powersets"):
+        columns = [column for column in tables.spec(name).columns if column != "id"]
+        connection.execute(
+            db.query(
+                f"upsert_{name}",
+                schema=schema,
+                columns=_list(["id", *columns]),
+                assigned=_list(columns),
+                excluded=_list(columns, "excluded"),
+                present=_list(columns, "a"),
+            )
+        )
+
+
+def _list(columns: Sequence[str], prefix: str | None = None) -> sql.Composed:
+    names = [sql.Identifier(prefix, column) if prefix else sql.Identifier(column) for column in columns]
+    return sql.SQL(", ").join(names)
+
+
+def _replace(connection: db.Connection, schema: str, name: str) -> Counter[tuple[int, int]]:
+    """Put the staged rows of a table in the place of those that the touched powers had.
+
+    Returns by how many rows each (archetype id, powerset id) grew.
+    """
+    relation, key = db.identifier(schema, name), sql.Identifier("id" if name == "powers" else "power_id")
+    staged, home = db.identifier(schema, f"staged_{name}"), db.identifier(schema)
+    grown = Counter[tuple[int, int]]()
+    gone = db.query("delete_touched", schema=home, relation=relation, key=key)
+    for archetype, powerset, count in connection.execute(gone).fetchall():
+        grown[archetype, powerset] -= count
+    for archetype, powerset, count in connection.execute(
+        db.query("count_staged", schema=home, staged=staged, key=key)
+    ).fetchall():
+        grown[archetype, powerset] += count
+    rows = connection.execute(db.query("columns_of"), {"schema": schema, "name": name}).fetchall()
+    columns = _list([column for (column,) in rows])
+    connection.execute(db.query("insert_staged", relation=relation, columns=columns, staged=staged))
+    return grown
+
+
+def _follow(connection: db.Connection, schema: str) -> None:
+    """Let the directory, and the references to powers that came or went, follow the powers."""
+    directory = db.identifier(schema, "power_directory")
+    gone = db.query("delete_touched", schema=db.identifier(schema), relation=directory, key=sql.Identifier("id"))
+    connection.execute(gone)
+    for statement in ("update_directory", "unresolve_gone", "resolve_new"):
+        connection.execute(db.query(statement, schema=db.identifier(schema)))
+
+
+def _set_aside(connection: db.Connection, job: Application) -> int:
+    """Move the rejects of this update beside those of the build; return their number."""
+    connection.execute(db.query("forget_rejects", schema=db.identifier(job.schema)), {"build": job.build})
+    return connection.execute(db.query("insert_staged_rejects", schema=db.identifier(job.schema))).rowcount
+
+
+def _regrouped(job: Application, leaves: Sequence[Leaf]) -> list[Leaf]:
+    """Return the leaves with the partitions that the split now has within their bounds."""
+    return [
+        plan.with_members(
+            leaf, [p for p in job.manifest.partitions if plan.holds(leaf, p.archetype, job.powerset_ids[p.powerset])]
+        )
+        for leaf in leaves
+    ]
+
+
+def _renew_receipts(
+    connection: db.Connection,
+    job: Application,
+    leaves: Sequence[Leaf],
+    grown: Mapping[str, Mapping[tuple[int, int], int]],
+) -> None:
+    """Let the receipts of the leaves that were touched speak of the rows that are there now."""
+    known = {leaf.name for leaf in job.leaves}
+    for leaf in leaves:
+        for name in job.tables if leaf.name in known else tables.LEAF_TABLES:
+            mine = [
+                count
+                for (archetype, powerset), count in grown.get(name, {}).items()
+                if archetype == leaf.archetype_id and plan.holds(leaf, leaf.archetype, powerset)
+            ]
+            if mine or leaf.name not in known:
+                values = {"build": job.build, "table": name, "leaf": leaf.name, "digest": leaf.digest}
+                values |= {"version": ddl.version(name), "more": sum(mine)}
+                connection.execute(db.query("change_receipt"), values)
+
+
+def _raise_generation(connection: db.Connection, job: Application) -> int:
+    """Raise the generation, with its line, its changes and its notification."""
+    values = {"schema": job.live_schema, "build": job.build}
+    row = connection.execute(db.query("raise_generation"), values).fetchone()
+    generation = int(row[0]) if row else 0
+    connection.execute(
+        db.query("record_publication"),
+        {
+            **values,
+            "generation": generation,
+            "kind": "update",
+            "split_id": job.manifest.split_id,
+            "previous": job.previous_split_id,
+            "run": job.run,
+        },
+    )
+    changes = {"schema": job.live_schema, "generation": generation}
+    connection.execute(db.query("record_changes", schema=db.identifier(job.schema)), changes)
+    connection.execute(db.query("notify_generation"), changes)
+    return generation
+
+
+def rename_build(connection: db.Connection, job: Application, leaves: Sequence[Leaf]) -> None:
+    """Write down which split the build is a function of now, and what its leaves hold."""
+    values = {
+        "build": job.build,
+        "split_id": job.manifest.split_id if job.whole else job.previous_split_id,
+        "store": job.store,
+        "game_version": job.manifest.game_version,
+        "plan": json.dumps([asdict(leaf) for leaf in leaves]),
+        "versions": json.dumps({name: ddl.version(name) for name in job.tables} if job.all_rows else {}),
+    }
+    connection.execute(db.query("change_build"), values)

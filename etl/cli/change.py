@@ -1,0 +1,85 @@
+"""The command that changes rows in the published build: update."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from etl.cli import common, pipeline
+
+if TYPE_CHECKING:
+    from etl.update import UpdateResult
+
+_SHOWN_NAMES = 20
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--dry-run", is_flag=True, help="Only name what would change.")
+@click.option("--keep-missing", is_flag=True, help="Leave powers that SOURCE does not name.")
+@common.YES
+@pipeline.SPLIT_OPTIONS
+@common.DSN
+@common.SCHEMA
+@pipeline.SHARED_OPTIONS
+def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: bool, **given: Any) -> None:
+    """Change only the powers that differ in SOURCE…, in the published build, in one transaction.
+
+    Readers are not blocked: they see the state before or the state after. Ids of powers that stay do not change. A
+    SOURCE that would remove more than a tenth of the powers is asked about first.
+
+    \b
+    Example: etl update powers.json --dry-run
+    """
+    from etl import splitter
+    from etl import update as updating
+
+    done = pipeline.with_progress(given, lambda report: splitter.run(pipeline.split_options(sources, given), report))
+    options = pipeline.load_options({**given, "tables": None}, split_id=done.manifest.split_id)
+    scope = updating.Scope(keep_missing=keep_missing)
+    with common.watch_signals() as stop:
+        result = pipeline.with_progress(
+            given,
+            lambda report: updating.update(
+                options,
+                scope,
+                report,
+                dry_run=dry_run,
+                confirm=lambda question: common.confirm(question, yes),
+                stop=stop,
+            ),
+        )
+    show(result, given["as_json"])
+
+
+def show(result: "UpdateResult", as_json: bool) -> None:
+    """Print what an update did or would do: names, counts per archetype, the sum."""
+    if as_json:
+        common.emit(result)
+        return
+    for kind in ("changed", "new", "gone"):
+        names = getattr(result, kind)
+        for name in names if result.dry_run else names[:_SHOWN_NAMES]:
+            click.echo(f"{kind:8} {name}")
+        if not result.dry_run and len(names) > _SHOWN_NAMES:
+            click.echo(f"{kind:8} … and {len(names) - _SHOWN_NAMES:,} more, in etl.change")
+    differing = {key: counts for key, counts in result.archetypes.items() if counts.keys() - {"renewed"}}
+    if differing:
+        rows = [
+            [key, *(counts.get(kind, 0) for kind in ("changed", "new", "gone"))] for key, counts in differing.items()
+        ]
+        click.echo(common.table(["archetype", "changed", "new", "gone"], rows))
+    for note in result.notes:
+        click.echo(f"note: {note}")
+    renewed = f", {result.renewed:,} renewed" if result.renewed else ""
+    counts = (
+        f"{len(result.changed):,} changed, {len(result.new):,} new, {len(result.gone):,} gone{renewed}, "
+        f"{result.unchanged:,} unchanged"
+    )
+    if result.dry_run:
+        click.echo(f"would update build {result.build}: {counts}")
+    elif not result.generation:
+        click.echo(f"nothing to do: build {result.build} holds this already, {counts}")
+    else:
+        phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.timings.items())
+        click.echo(f"  seconds: {phases}; in all {result.seconds:.1f}")
+        click.echo(f"updated build {result.build} (generation {result.generation}): {counts}")

@@ -1,0 +1,116 @@
+"""The workers' part of an update: what differs, and the rows of what differs on their way into the published build."""
+
+import os
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from etl import bulkload, config, db, leaf, tables
+from etl.model import LeafContext, Manifest, Partition, Reject
+from etl.plan import Difference, DiffTask, StageTask
+from etl.store import parts
+
+# In the order of the store's schema.
+_ORDERED = ("uid", "ordinal", "archetype", "powerset", "digest")
+
+
+def difference(task: DiffTask) -> Difference:
+    """Compare the records of a split with those that the published rows came from, by digest.
+
+    Raises:
+        StoreError: a part is missing or damaged.
+        DatabaseError: the server refused or went away.
+    """
+    manifest = leaf.manifest_of(task.store, task.split_id)
+    with db.connect(os.environ[config.DSN_VARIABLE], name="etl update: compare") as connection:
+        sets: dict[str, int] = dict(
+            connection.execute(db.query("powerset_ids"), {"uids": [name for _, name in task.partitions]}).fetchall()
+        )
+        query = db.query("loaded_hashes", schema=db.identifier(task.schema))
+        rows = connection.execute(query, {"powersets": list(sets.values())}).fetchall()
+    loaded = {uid: (bytes(digest), archetype, powerset) for uid, digest, archetype, powerset in rows}
+    changed, new, renewed = [], [], []
+    same = 0
+    for name, digest in _records(task, manifest):
+        before = loaded.pop(name[0], None)
+        if before is None:
+            new.append(name)
+        elif before[0] != digest:
+            changed.append(name)
+        elif task.everything:
+            renewed.append(name)
+        else:
+            same += 1
+    gone = () if task.first_record else tuple((uid, *loaded[uid][1:]) for uid in sorted(loaded))
+    return Difference(changed=tuple(changed), new=tuple(new), gone=gone, renewed=tuple(renewed), same=same)
+
+
+def _records(task: DiffTask, manifest: Manifest) -> Iterator[tuple[tuple[str, str, str], bytes]]:
+    """Yield ((uid, archetype, powerset), digest) of the task's records."""
+    names = ("uid", "archetype", "powerset", "digest", "ordinal")
+    for batch in parts.read_runs(task.store, manifest, _partitions(manifest, task.partitions), _ORDERED):
+        columns = (batch.column(name).to_pylist() for name in names)
+        for uid, archetype, powerset, digest, ordinal in zip(*columns, strict=True):
+            if ordinal >= task.first_record:
+                yield (uid, archetype, powerset), digest
+
+
+def _partitions(manifest: Manifest, wanted: tuple[tuple[str, str], ...]) -> list[Partition]:
+    pairs = set(wanted)
+    return [p for p in manifest.partitions if (p.archetype, p.powerset) in pairs]
+
+
+def stage(task: StageTask) -> dict[str, int]:
+    """Transform the touched powers of some powersets and COPY their rows into the staged tables, in one transaction.
+
+    Returns the rows per table.
+    """
+    manifest = leaf.manifest_of(task.store, task.split_id)
+    wanted = _partitions(manifest, task.partitions)
+    rows = dict.fromkeys(task.tables, 0)
+    with db.connect(os.environ[config.DSN_VARIABLE], name="etl update: stage", autocommit=False) as connection:
+        runs = parts.read_runs(task.store, manifest, wanted)
+        for batch in leaf.coalesce(runs, task.batch_rows, task.batch_bytes):
+            context, touched = _touched(connection, task, batch)
+            if not touched.num_rows:
+                continue
+            built, rejects = tables.build(manifest.format, touched, context, task.tables)
+            for name in task.tables:
+                relation = db.identifier(task.schema, f"staged_{name}")
+                rows[name] += bulkload.copy(connection, relation, tables.spec(name).columns, [built[name]])[0]
+            _set_aside(connection, task, manifest, rejects)
+        connection.commit()
+    return rows
+
+
+def _touched(connection: db.Connection, task: StageTask, batch: pa.RecordBatch) -> tuple[LeafContext, pa.RecordBatch]:
+    """Return the touched records of a batch, with the ids that they need."""
+    schema = db.identifier(task.schema)
+    uids = batch.column("uid").to_pylist()
+    ids: dict[str, int] = dict(connection.execute(db.query("touch_ids", schema=schema), {"uids": uids}).fetchall())
+    names = [powerset for _, powerset in task.partitions]
+    sets: dict[str, int] = dict(connection.execute(db.query("powerset_ids"), {"uids": names}).fetchall())
+    archetypes: dict[str, int] = dict(connection.execute(db.query("archetype_ids")).fetchall())
+    order = {
+        uid: position
+        for (members,) in connection.execute(
+            db.query("staged_order", schema=schema), {"powersets": list(sets.values())}
+        )
+        for position, uid in enumerate(members)
+    }
+
+    def resolve(wanted: list[str]) -> dict[str, int]:
+        found = connection.execute(db.query("resolve_after_update", schema=schema), {"uids": wanted})
+        return dict(found.fetchall())
+
+    context = LeafContext(
+        archetype_ids=archetypes, powerset_ids=sets, power_ids=ids, power_order=order, resolve=resolve
+    )
+    return context, batch.filter(pa.array([uid in ids for uid in uids], pa.bool_()))
+
+
+def _set_aside(connection: db.Connection, task: StageTask, manifest: Manifest, rejects: list[Reject]) -> None:
+    for reject in rejects:
+        values = leaf.reject_values(reject, manifest)
+        statement = db.query("stage_reject", schema=db.identifier(task.schema))
+        connection.execute(statement, {"build": task.build, "leaf": "update", **values})

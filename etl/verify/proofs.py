@@ -1,0 +1,74 @@
+"""What verification asks of workers, and what it finds. Nothing but strings and numbers."""
+
+from dataclasses import dataclass
+
+SHOWN = 10
+"""So many rows are named of each difference; all of them are counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowDifference:
+    """One row that is not as it should be: ``how`` is "differs" (in ``columns``), "missing" or "extra".
+
+    ``name`` is the registered name of its power, powerset or archetype; None where the id is not registered.
+    """
+
+    id: int
+    name: str | None
+    how: str
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong, as a sentence.
+
+    ``check`` is a short stable word: "rows", "store", "entities", "directory", "index", "key", "leaf", "view",
+    "receipt", "rejects" or "published". ``rows`` are the first ``SHOWN`` of the rows that differ.
+    """
+
+    check: str
+    table: str
+    message: str
+    leaf: str | None = None
+    rows: tuple[RowDifference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeafTask:
+    """One leaf of the published build, to be compared with what the store gives for it.
+
+    ``powersets`` are those of the split within the leaf's bounds. ``split_id`` is None where the store no longer has
+    the split: then the rows are only counted. ``snapshot`` is the state of the database to look at.
+    """
+
+    snapshot: str
+    build: int
+    schema: str
+    store: str
+    split_id: str | None
+    leaf: str
+    archetype: str
+    archetype_id: int
+    powersets: tuple[str, ...]
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamesTask:
+    """The directory and the entities of the published build, to be compared with those of the split."""
+
+    snapshot: str
+    build: int
+    schema: str
+    store: str
+    split_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proven:
+    """What a task came to: the rows that are there per table, what was found, how many records would be set aside."""
+
+    rows: dict[str, int]
+    findings: tuple[Finding, ...] = ()
+    rejects: int = 0

@@ -1,0 +1,50 @@
+import pytest
+from split_support import cod, run, save
+
+from etl import errors
+from etl.store import parts
+
+
+def split(tmp_path):
+    records = [cod(f"Pool.Set_{n % 3}.Power_{n}") for n in range(30)]
+    return tmp_path / "store", run(tmp_path / "store", save(tmp_path / "powers.json", records))
+
+
+def read(store, found):
+    return list(parts.read_batches(str(store), found, found.partitions))
+
+
+def test_batches_are_of_one_partition_each(tmp_path):
+    """Whatever shares a physical batch, a reader sees one partition at a time."""
+    store, found = split(tmp_path)
+
+    assert [set(batch.column("powerset").to_pylist()) for batch in read(store, found)] == [
+        {"pool.set_0"},
+        {"pool.set_1"},
+        {"pool.set_2"},
+    ]
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "garbage"])
+def test_a_damaged_part_is_named(tmp_path, damage):
+    """Exit code 5 and the path, not a traceback of a library."""
+    store, found = split(tmp_path)
+    part = next(store.rglob("*.arrow"))
+    if damage == "missing":
+        part.unlink()
+    else:
+        part.write_bytes(part.read_bytes()[:-200] if damage == "truncated" else b"garbage")
+    with pytest.raises(errors.StoreError, match=r"pool-0000\.arrow"):
+        read(store, found)
+
+
+def test_ordinals_count_from_the_start_of_the_source(tmp_path, monkeypatch):
+    """In the parts they count from the range; a reader adds where that begins."""
+    from etl.sources import inputs
+
+    monkeypatch.setattr(inputs, "RANGE_BYTES", 1_000)
+    store, found = split(tmp_path)
+    ordinals = sorted(o for batch in read(store, found) for o in batch.column("ordinal").to_pylist())
+
+    assert len(found.range_ordinals) > 3
+    assert ordinals == list(range(30))

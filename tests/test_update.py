@@ -1,0 +1,324 @@
+"""Only what differs is changed, in one transaction; ids stay; the way back is an update as well."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from test_coordinator import checksums
+
+import etl
+from etl import config, coordinator, generate, update
+from etl.errors import SchemaError, UsageError
+
+RECORDS = 600
+
+
+def records_of(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(path.read_text())
+    return found
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The records of a small flat export."""
+    path = tmp_path_factory.mktemp("update") / "base.json"
+    generate.generate("i12", RECORDS, 5, path)
+    return records_of(path)
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Callable[[list[dict[str, Any]]], config.LoadOptions]:
+    """Return a function that splits records and returns the options to load them with."""
+    numbers = iter(range(100))
+
+    def make(records: list[dict[str, Any]]) -> config.LoadOptions:
+        path = tmp_path / f"source{next(numbers)}.json"
+        path.write_text(json.dumps(records))
+        manifest = etl.split(str(path), store=str(tmp_path / "store"), executor="inline://")
+        return config.LoadOptions(store=str(tmp_path / "store"), split_id=manifest.split_id, executor="inline://")
+
+    return make
+
+
+def at(options: config.LoadOptions, dsn: str) -> config.LoadOptions:
+    return config.LoadOptions(
+        store=options.store, split_id=options.split_id, dsn=dsn, executor="inline://", command="test"
+    )
+
+
+def changed_source(base: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, set[str]]]:
+    """Return other records, and the names that changed, came and went."""
+    after = json.loads(json.dumps(base))
+    gone = {after.pop(7)["InternalName"].lower(), after.pop(20)["InternalName"].lower()}
+    after[3]["Accuracy"] = 1.75
+    after[90]["Level"] += 1
+    after[91]["Description"] = "another one"
+    changed = {after[n]["InternalName"].lower() for n in (3, 90, 91)}
+    new = json.loads(json.dumps(after[50]))
+    new["InternalName"] += "_Again"
+    other = json.loads(json.dumps(after[51]))
+    other.update(InternalName="Set_Bonus.Quite_New.Power", PowersetFullName="Set_Bonus.Quite_New", PowersetName="New")
+    after += [new, other]
+    return after, {
+        "changed": changed,
+        "gone": gone,
+        "new": {new["InternalName"].lower(), other["InternalName"].lower()},
+    }
+
+
+def ids(dsn: str) -> dict[str, int]:
+    with psycopg.connect(dsn) as connection:
+        return dict(connection.execute("select lower(internal_name), id from game.power_directory").fetchall())
+
+
+def test_a_dry_run_names_exactly_what_differs_and_changes_nothing(base, split, dsn) -> None:
+    """Changed, new and gone powers by name."""
+    coordinator.load(at(split(base), dsn))
+    before = checksums(dsn)
+    after, names = changed_source(base)
+    result = update.update(at(split(after), dsn), update.Scope(), dry_run=True)
+
+    assert {kind: set(getattr(result, kind)) for kind in names} == names
+    assert result.unchanged == RECORDS - 5
+    assert checksums(dsn) == before
+
+
+def test_an_update_gives_the_tables_of_a_fresh_load(base, split, dsn, empty_dsn) -> None:
+    """Row by row, in every table and the view; only ids that are new may differ from those of another database."""
+    coordinator.load(at(split(base), dsn))
+    before = ids(dsn)
+    after, names = changed_source(base)
+    options = split(after)
+    result = update.update(at(options, dsn), update.Scope())
+    coordinator.load(at(split(base), empty_dsn))
+    coordinator.load(at(options, empty_dsn))
+
+    assert result.generation == 2
+    assert checksums(dsn) == checksums(empty_dsn)
+    now = ids(dsn)
+    assert {name: now[name] for name in set(now) & set(before)} == {
+        n: i for n, i in before.items() if n not in names["gone"]
+    }
+    assert not names["gone"] & set(now)
+
+
+def test_the_change_log_names_the_powers_of_each_update(base, split, dsn) -> None:
+    """In the database, by kind."""
+    coordinator.load(at(split(base), dsn))
+    after, names = changed_source(base)
+    update.update(at(split(after), dsn), update.Scope())
+    with psycopg.connect(dsn) as connection:
+        rows = connection.execute("select kind, lower(internal_name) from etl.change where generation = 2").fetchall()
+
+    assert {kind: {name for k, name in rows if k == kind} for kind in names} == names
+
+
+def test_created_at_stays_and_updated_at_moves_for_changed_powers_alone(base, split, dsn) -> None:
+    """A row that did not change is not written."""
+    coordinator.load(at(split(base), dsn))
+    query = "select lower(internal_name), created_at, updated_at, ctid::text || tableoid from game_b1.powers"
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        before = {row[0]: row[1:] for row in connection.execute(query)}
+        after, names = changed_source(base)
+        update.update(at(split(after), dsn), update.Scope())
+        now = {row[0]: row[1:] for row in connection.execute(query)}
+
+    for name in set(before) & set(now):
+        if name in names["changed"]:
+            assert now[name][0] == before[name][0]
+            assert now[name][1] > before[name][1]
+        else:
+            assert now[name] == before[name]
+
+
+def test_rollback_goes_to_the_split_before_the_update_and_forward_again(base, split, dsn) -> None:
+    """The store still has it."""
+    first = at(split(base), dsn)
+    coordinator.load(first)
+    before = checksums(dsn)
+    after, _ = changed_source(base)
+    update.update(at(split(after), dsn), update.Scope())
+    then = checksums(dsn)
+    update.rollback(first)
+    back = checksums(dsn)
+    update.rollback(first)
+
+    assert back == before
+    assert checksums(dsn) == then
+
+
+def test_more_than_a_tenth_gone_is_asked_about(base, split, dsn) -> None:
+    """And a refusal changes nothing; --keep-missing leaves them."""
+    coordinator.load(at(split(base), dsn))
+    half = at(split(base[: RECORDS // 2]), dsn)
+
+    def refuse(question: str) -> None:
+        raise UsageError(question)
+
+    with pytest.raises(UsageError, match="lacks"):
+        update.update(half, update.Scope(), confirm=refuse)
+    kept = update.update(half, update.Scope(keep_missing=True), confirm=refuse)
+    assert (len(kept.gone), len(ids(dsn))) == (0, RECORDS)
+    gone = update.update(half, update.Scope())
+    assert (len(gone.gone), len(ids(dsn))) == (RECORDS // 2, RECORDS // 2)
+
+
+def test_an_update_to_what_is_there_has_nothing_to_do(base, split, dsn) -> None:
+    """The generation stays."""
+    options = at(split(base), dsn)
+    coordinator.load(options)
+
+    assert update.update(options, update.Scope()).generation == 0
+
+
+def test_nothing_published_is_nothing_to_update(base, split, dsn) -> None:
+    """With the command to type."""
+    with pytest.raises(SchemaError, match="nothing is published"):
+        update.update(at(split(base), dsn), update.Scope())
+
+
+def test_one_table_is_renewed_from_the_same_split(base, split, dsn) -> None:
+    """A damaged row is whole again; the others were not touched."""
+    options = at(split(base), dsn)
+    coordinator.load(options)
+    before = checksums(dsn)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("update game_b1.power_effects set scale = scale + 1 where power_id % 3 = 0")
+    assert checksums(dsn) != before
+    result = update.update(options, update.Scope(tables=("power_effects",), everything=True))
+
+    assert result.renewed == RECORDS
+    assert checksums(dsn) == before
+
+
+def test_one_archetype_and_one_powerset_are_renewed_alone(base, split, dsn) -> None:
+    """Nothing outside the part is written."""
+    options = at(split(base), dsn)
+    coordinator.load(options)
+    before = checksums(dsn)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        name = connection.execute(
+            "select s.full_name from game.powersets s join game.archetypes a on a.id = s.archetype_id"
+            " where a.name = 'npc' and exists (select from game.powers p where p.powerset_id = s.id) limit 1"
+        ).fetchone()
+        assert name
+        connection.execute(
+            "update game_b1.powers set accuracy = -1 where archetype_id = (select id from game.archetypes where name = 'npc')"
+        )
+    part = update.update(options, update.Scope(powersets=(name[0].lower(),), everything=True))
+    whole = update.update(options, update.Scope(archetypes=("npc",), everything=True))
+
+    assert 0 < part.renewed < whole.renewed < RECORDS
+    assert checksums(dsn) == before
+
+
+def test_records_from_a_number_on_are_added_to_what_is_there(base, split, dsn) -> None:
+    """Earlier ones are never lost."""
+    coordinator.load(at(split(base[:500]), dsn))
+    result = update.update(at(split(base), dsn), update.Scope(first_record=500, keep_missing=True))
+
+    assert len(result.new) == 100
+    assert len(ids(dsn)) == RECORDS
+
+
+def test_readers_are_not_blocked_and_see_before_or_after(base, split, dsn) -> None:
+    """No statement sees a half of an update."""
+    coordinator.load(at(split(base), dsn))
+    after, _ = changed_source(base)
+    one, two = at(split(base), dsn), at(split(after), dsn)
+    states, slow, stop = set(), [0.0], threading.Event()
+    query = "select (select count(*) from game.powers), (select count(*) from game.power_directory), (select count(*) from game.power_build_summary), (select sum(accuracy) from game.powers)"
+
+    def read() -> None:
+        with psycopg.connect(dsn, autocommit=True) as reader:
+            while not stop.is_set():
+                started = time.perf_counter()
+                states.add(reader.execute(query).fetchone())
+                slow[0] = max(slow[0], time.perf_counter() - started)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for options in (two, one, two):
+        update.update(options, update.Scope())
+    stop.set()
+    for reader in readers:
+        reader.join()
+
+    assert len(states) == 2
+    assert all(a == b == c for a, b, c, _ in states)
+
+
+def test_an_archetype_that_is_new_to_the_build_gets_a_place(base, split, dsn, empty_dsn) -> None:
+    """Its branch is made alone and attached; the tables equal those of a fresh load."""
+    without = [record for record in base if not record["InternalName"].lower().startswith(("boosts.", "pool."))]
+    options = at(split(base), dsn)
+    coordinator.load(at(split(without), dsn))
+    update.update(options, update.Scope())
+    coordinator.load(at(split(without), empty_dsn))
+    coordinator.load(at(split(base), empty_dsn))
+
+    assert len(without) < RECORDS
+    assert checksums(dsn) == checksums(empty_dsn)
+
+
+def test_a_stopped_update_leaves_nothing_and_goes_on(base, split, dsn) -> None:
+    """What it staged is dropped by the next one."""
+    coordinator.load(at(split(base), dsn))
+    before = checksums(dsn)
+    after, _ = changed_source(base)
+    options = at(split(after), dsn)
+    calls = iter([False] * 3)
+    with pytest.raises(etl.EtlError):
+        update.update(options, update.Scope(), stop=lambda: next(calls, True))
+    assert checksums(dsn) == before
+    update.update(options, update.Scope())
+
+    with psycopg.connect(dsn) as connection:
+        left = connection.execute("select relname from pg_class where relname like 'staged%'").fetchall()
+    assert left == []
+
+
+def test_june_to_december_names_what_changed(pack, tmp_path: Path, dsn: str) -> None:
+    """371 changed, 36 new and 13 gone powers of 5,140, restricted to June's categories."""
+    june = records_of(pack("cod-homecoming-2025.powers"))
+    categories = {record["full_name"].partition(".")[0].lower() for record in june}
+    december = [
+        record
+        for record in records_of(pack("codfull-homecoming-20251209.powers"))
+        if record["full_name"].partition(".")[0].lower() in categories
+    ]
+    (tmp_path / "december.json").write_text(json.dumps(december, ensure_ascii=False, separators=(",", ":")))
+    store = str(tmp_path / "store")
+    etl.split(str(pack("cod-homecoming-2025.powers")), store=store)
+    etl.load(store=store, dsn=dsn)
+    manifest = etl.split(str(tmp_path / "december.json"), store=store)
+    options = config.LoadOptions(store=store, split_id=manifest.split_id, dsn=dsn, executor="process://2")
+    planned = update.update(options, update.Scope(), dry_run=True)
+    done = update.update(options, update.Scope())
+
+    for result in (planned, done):
+        assert (len(result.changed), len(result.new), len(result.gone), result.unchanged) == (371, 36, 13, 4_756)
+    assert len(ids(dsn)) == 5_163
+
+
+def test_a_raised_transform_renews_its_table_alone(base, split, dsn) -> None:
+    """etl load of the same split finds receipts of an older transform, and goes the way of update."""
+    options = at(split(base), dsn)
+    coordinator.load(options)
+    before = checksums(dsn)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        old = "jsonb_set(versions, '{power_effects}', to_jsonb('0:' || split_part(versions->>'power_effects', ':', 2)))"
+        connection.execute(f"update etl.build set versions = {old}")
+        connection.execute("update game_b1.power_effects set kind = 'as before'")
+    scope = update.scope_of(options, (), None)
+    assert scope == update.Scope(tables=("power_effects",), everything=True)
+    update.update(options, scope)
+
+    assert checksums(dsn) == before
+    assert update.scope_of(options, (), None) is None
