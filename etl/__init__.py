@@ -18,7 +18,7 @@ from etl.errors import EtlError
 from etl.model import Event, Manifest, Progress
 
 if TYPE_CHECKING:
-    from etl.coordinator import LoadResult
+    from etl.outcome import LoadResult
 
 __all__ = ["EtlError", "Event", "Manifest", "Progress", "load", "rebuild", "split"]
 

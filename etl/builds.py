@@ -102,8 +102,8 @@ def prune(connection: db.Connection, live_schema: str, keep: int, *, timeout_s: 
 def known_splits(connection: db.Connection, keep: int) -> dict[str, bool]:
     """Return every split that this database was ever a function of, and whether it may need it again.
 
-    It needs those of all builds that are there, of the last ``keep`` states of each live schema, and the one before an
-    update that ``rollback`` would take back.
+    It needs those of all builds that are there, those that parts of them were renewed from, and those of the last
+    ``keep`` states of each live schema, the one before an update among them.
     """
     return dict(connection.execute(db.query("known_splits"), {"keep": keep}).fetchall())
 

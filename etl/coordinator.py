@@ -3,7 +3,6 @@
 It imports neither polars nor pyarrow: those live in the workers.
 """
 
-import itertools
 import json
 import logging
 import time
@@ -11,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from etl import (
     config,
@@ -24,6 +23,7 @@ from etl import (
     ledger,
     metrics,
     migrations,
+    outcome,
     parallel,
     publish,
     receipts,
@@ -33,13 +33,13 @@ from etl import (
     work,
 )
 from etl.config import MIB
-from etl.errors import Busy, EtlError, InputError, Interrupted, MismatchError, UsageError
+from etl.errors import Busy, EtlError, InputError, Interrupted, UsageError
 from etl.model import Event, Manifest, Progress, Reject
-from etl.plan import IndexTask, Leaf, LeafResult, LeafTask, RegisterTask, cut_leaves
+from etl.outcome import LoadResult
+from etl.plan import CheckTask, IndexTask, Leaf, LeafResult, LeafTask, RegisterTask, cut_leaves
 from etl.receipts import Receipt
 from etl.store import entities
 from etl.store import manifest as manifests
-from etl.store import rejects as split_rejects
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,35 +54,6 @@ MAX_BATCH_BYTES = 16 * MIB
 # A killed run's connection holds the lock for a moment longer: db.connect sees to it that this is under a second.
 _LOCK_PATIENCE_S = 2.0
 _LOCK_PAUSE_S = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadResult:
-    """What a load came to. ``records = loaded + superseded + rejected`` holds for every instance.
-
-    ``rows`` are per table; ``seconds`` is the wall time, ``timings`` its parts; ``leaves_loaded`` were loaded by this
-    run and ``leaves_kept`` by an earlier one that was stopped. ``generation`` is 0 until something is published.
-    """
-
-    split_id: str
-    build: int
-    generation: int
-    settled: bool
-    nothing_to_do: bool
-    records: int
-    loaded: int
-    superseded: int
-    rejected: int
-    reject_codes: Mapping[str, int]
-    reject_paths: tuple[str, ...]
-    rows: Mapping[str, int]
-    leaves_loaded: int
-    leaves_kept: int
-    seconds: float
-    timings: Mapping[str, float]
-    peak_bytes: int
-    run: int
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -169,13 +140,18 @@ def _run(run: _Run, started: float, memory: metrics.PeakMemory) -> LoadResult:
         _work(run)
         with run.phase("finish"):
             rows = finish.finish(run.connection, run.build, run.schema, run.leaves, run.wanted, run.done)
+            set_aside = outcome.load_rejects(run.connection, run.build)
+            counts = outcome.counts(run.manifest, rows, set_aside)
         with run.phase("publish"):
             published = _publish(run)
         _index_late(run)
     except BaseException as error:
         ledger.fail(run.connection, run.number, error, run.timings, memory.peak_bytes)
         raise
-    return _conclude(run, rows, published, started, memory)
+    result = _result(run, run.build, published.generation, counts, set_aside, settled=published.settled)
+    result = replace(result, seconds=time.perf_counter() - started, peak_bytes=memory.peak_bytes)
+    ledger.end(run.connection, run.number, outcome.ending(result, run.options.store, run.manifest, set_aside))
+    return result
 
 
 def _silent(event: Event) -> None:
@@ -240,8 +216,9 @@ def _live(run: _Run) -> LoadResult | None:
         for (table, _), receipt in receipts.read(run.connection, build).items():
             rows[table] += receipt.rows
         kept = {name: rows[name] for name in names}
-        set_aside = _load_rejects(run.connection, build)
-        return _result(run, build, generation, True, kept, set_aside, nothing_to_do=True)
+        set_aside = outcome.load_rejects(run.connection, build)
+        counts = outcome.counts(run.manifest, kept, set_aside)
+        return _result(run, build, generation, counts, set_aside, nothing_to_do=True)
     if lost:
         raise UsageError(
             f"a build without {', '.join(lost)} would take these tables from the readers of {run.options.schema}",
@@ -292,8 +269,7 @@ def _drop(connection: db.Connection, live_schema: str, build: int) -> None:
     publication that failed keep it until they have settled: it goes with a later run.
     """
     schema = publish.schema_of(live_schema, build)
-    row = connection.execute(db.query("build_is_named"), {"live": live_schema, "schema": schema}).fetchone()
-    if row and row[0]:
+    if build in publish.named_builds(connection, live_schema):
         _log.info("build %s is still named by the views of %s; a later run drops it", build, live_schema)
         return
     with connection.transaction():
@@ -339,6 +315,8 @@ def _begin(run: _Run) -> None:
 
 def _work(run: _Run) -> None:
     """Register the names, load the leaves that have no receipt, index the plain tables."""
+    with run.phase("check"):
+        _check_parts(run)
     with run.phase("register"):
         if ("power_directory", "all") not in run.done:
             task = RegisterTask(
@@ -369,6 +347,18 @@ def _work(run: _Run) -> None:
         _each(run, work.index_table, tasks)
 
 
+def _check_parts(run: _Run) -> None:
+    """Prove the parts that are still to be read: a flipped bit can pass for data (3 of 6 did)."""
+    todo = {name for leaf in run.leaves if not _is_loaded(run, leaf) for name in leaf.powersets}
+    named = {ref.part for p in run.manifest.partitions if p.powerset in todo for ref in p.batches}
+    tasks = [
+        CheckTask(store=run.options.store, split_id=run.manifest.split_id, part=part)
+        for part in run.manifest.parts
+        if part.name in named
+    ]
+    _each(run, work.check_part, tasks)
+
+
 def _publish(run: _Run) -> publish.Publication:
     published = publish.publish(
         run.connection,
@@ -380,8 +370,8 @@ def _publish(run: _Run) -> publish.Publication:
     )
     run.timings.update({f"publish_{step}": seconds for step, seconds in published.seconds.items()})
     _log.info(
-        "build %s is published: generation %s, %s misses", run.build, published.generation, published.misses,
-        extra={"action": "published", "build": run.build, "misses": published.misses, **published.seconds},
+        "build %s is published: generation %s", run.build, published.generation,
+        extra={"action": "published", "build": run.build, **published.seconds},
     )  # fmt: skip
     return published
 
@@ -413,10 +403,10 @@ def collect(
     pool: parallel.Pool, function: Callable[[T], R], tasks: Sequence[T], stop: Callable[[], bool]
 ) -> Iterator[R]:
     """Yield the results of tasks as they end; the first failure is raised."""
-    for _, outcome in pool.run(function, tasks, stop=stop):
-        if isinstance(outcome, Exception):
-            raise outcome
-        yield outcome
+    for _, ended in pool.run(function, tasks, stop=stop):
+        if isinstance(ended, Exception):
+            raise ended
+        yield ended
 
 
 def _stop_here(run: _Run) -> None:
@@ -430,16 +420,17 @@ def _load_leaves(run: _Run) -> None:
     total = sum(leaf.rows for leaf in run.leaves)
     ready = total - sum(leaf.rows for leaf in todo)
     failures: list[tuple[LeafTask, Exception]] = []
+    run.progress(Event(phase="load", done=ready, total=total, unit="rows"))
     tasks = [_task(run, leaf) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
-    for task, outcome in run.pool.run(work.load_leaf, tasks, stop=run.stop):
-        if isinstance(outcome, Exception):
-            _log.error("leaf %s failed: %s", task.leaf.name, outcome)
-            failures.append((task, outcome))
+    for task, ended in run.pool.run(work.load_leaf, tasks, stop=run.stop):
+        if isinstance(ended, Exception):
+            _log.error("leaf %s failed: %s", task.leaf.name, ended)
+            failures.append((task, ended))
             continue
         ready += task.leaf.rows
         run.loaded_now += 1
-        _note_leaf(run, outcome)
-        run.progress(Event(phase="load", done=ready, total=total, unit="rows", message=outcome.leaf))
+        _note_leaf(run, ended)
+        run.progress(Event(phase="load", done=ready, total=total, unit="rows", message=ended.leaf))
     if failures:
         raise _failed(failures)
     _stop_here(run)
@@ -447,14 +438,15 @@ def _load_leaves(run: _Run) -> None:
 
 
 def _failed(failures: list[tuple[LeafTask, Exception]]) -> EtlError:
-    """Return the error to end with: the first one's kind, naming every leaf that failed."""
+    """Return the error to end with: the first one's kind and way on, naming every leaf that failed."""
     first = failures[0][1]
     names = ", ".join(task.leaf.name for task, _ in failures)
     kind = type(first) if isinstance(first, EtlError) else EtlError
     text = first.message if isinstance(first, EtlError) else f"{type(first).__name__}: {first}"
+    hint = first.hint if isinstance(first, EtlError) else None
     return kind(
         f"{len(failures)} of the leaves failed ({names}); nothing was published. {text}",
-        "run the same command again; finished leaves are kept",
+        hint or "run the same command again; finished leaves are kept",
     )
 
 
@@ -498,75 +490,30 @@ def _note_leaf(run: _Run, result: LeafResult) -> None:
     _log.info("leaf %s: %s powers in %.2f s", result.leaf, result.rows.get("powers", 0), result.seconds, extra=facts)
 
 
-def _load_rejects(connection: db.Connection, build: int) -> list[Reject]:
-    """Return what a build's leaves set aside, by place."""
-    rows = connection.execute(db.query("load_rejects"), {"build": build}).fetchall()
-    names = ("source", "file", "ordinal", "offset", "uid", "stage", "code", "reason", "raw")
-    return [Reject(**dict(zip(names, row, strict=True))) for row in rows]
-
-
-def _conclude(
-    run: _Run, rows: dict[str, int], published: publish.Publication, started: float, memory: metrics.PeakMemory
-) -> LoadResult:
-    """Prove the sum, end the line in the import log, and say what it came to."""
-    set_aside = _load_rejects(run.connection, run.build)
-    result = _result(run, run.build, published.generation, published.settled, rows, set_aside, nothing_to_do=False)
-    result = replace(result, seconds=time.perf_counter() - started, peak_bytes=memory.peak_bytes)
-    split_side = itertools.islice(split_rejects.read(run.options.store, run.manifest), ledger.SHOWN_REJECTS)
-    ending = ledger.Ending(
-        state="done",
-        records=result.records,
-        loaded=result.loaded,
-        superseded=result.superseded,
-        rejected=result.rejected,
-        peak_bytes=result.peak_bytes,
-        timings=result.timings,
-        data=ledger.summary_data(result.reject_codes, [*split_side, *set_aside], run.manifest.counts),
-    )
-    ledger.end(run.connection, run.number, ending)
-    return result
-
-
 def _result(
     run: _Run,
     build: int,
     generation: int,
-    settled: bool,
-    rows: Mapping[str, int],
+    counts: Mapping[str, Any],
     set_aside: list[Reject],
     *,
-    nothing_to_do: bool,
+    settled: bool = True,
+    nothing_to_do: bool = False,
 ) -> LoadResult:
-    manifest = run.manifest
-    loaded = rows.get("powers", manifest.rows - len(set_aside))
-    rejected = manifest.rejects + len(set_aside)
-    if manifest.records != loaded + manifest.superseded + rejected:
-        raise MismatchError(
-            f"{manifest.records} records are not {loaded} loaded + {manifest.superseded} superseded + {rejected} rejected"
-        )
-    paths = []
-    if manifest.rejects:
-        paths.append(split_rejects.place(run.options.store, manifest))
-    if set_aside:
-        paths.append(split_rejects.write_load(run.options.store, manifest, build, set_aside))
+    """Return what a load came to, times left out."""
     return LoadResult(
-        split_id=manifest.split_id,
+        **counts,
+        split_id=run.manifest.split_id,
         build=build,
         generation=generation,
         settled=settled,
         nothing_to_do=nothing_to_do,
-        records=manifest.records,
-        loaded=loaded,
-        superseded=manifest.superseded,
-        rejected=rejected,
-        reject_codes=Counter(manifest.reject_codes) + Counter(reject.code for reject in set_aside),
-        reject_paths=tuple(paths),
-        rows=dict(rows),
+        reject_paths=outcome.reject_paths(run.options.store, run.manifest, build, set_aside),
         leaves_loaded=run.loaded_now,
         leaves_kept=len(run.leaves) - run.loaded_now,
         seconds=0.0,
         timings=dict(run.timings),
         peak_bytes=0,
         run=run.number,
-        notes=manifest.notes,
+        notes=run.manifest.notes,
     )

@@ -25,8 +25,6 @@ LOCK_SPACE = 0x65746C
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 1.0
 _LONGEST_PAUSE_S = 0.5
-_DOUBLING_S = 5.0
-_OLD_HOLDER = 8
 
 
 def redact(dsn: str) -> str:
@@ -108,56 +106,31 @@ def _first_lines(error: psycopg.Error) -> str:
 
 
 def patiently(
-    connection: Connection,
-    statement: Statement,
-    deadline: float,
-    *,
-    longest_wait_s: float = _LONGEST_WAIT_S,
-    relation: str | None = None,
-) -> int:
-    """Run one DDL statement in a transaction of its own, never queueing for its lock for long; return the misses.
+    connection: Connection, statement: Statement, deadline: float, *, longest_wait_s: float = _LONGEST_WAIT_S
+) -> None:
+    """Run one DDL statement in a transaction of its own, never queueing for its lock for long.
 
-    Readers queue behind a waiting exclusive lock. So ``lock_timeout`` starts at 50 ms and doubles every five seconds up
-    to ``longest_wait_s`` (doubling after each miss reached 400 ms where eight readers keep two cores busy), and while
-    the lock of ``relation`` (a name as SQL writes it) is held by a transaction that is already eight times older, there
-    is no attempt at all: it will hardly end in time. ``deadline`` is a value of ``time.monotonic()``; past it there is
-    one last attempt.
+    ``lock_timeout`` starts at 50 ms and doubles after each miss up to ``longest_wait_s``, because readers queue behind
+    a waiting exclusive lock; ``deadline`` is a value of ``time.monotonic()``.
 
     Raises:
         DatabaseError: somebody held the lock past the deadline; nothing has changed.
     """
-    misses, wait_s = 0, min(_FIRST_WAIT_S, longest_wait_s)
-    step = time.monotonic() + _DOUBLING_S
+    wait_s = min(_FIRST_WAIT_S, longest_wait_s)
     while True:
-        is_last = time.monotonic() >= deadline
-        is_free = is_last or relation is None or _held_s(connection, relation) <= _OLD_HOLDER * wait_s
-        if is_free and _attempt(connection, statement, wait_s):
-            return misses
-        if is_last:
-            raise DatabaseError(
-                "somebody holds a lock for too long; nothing has changed",
-                "end the long transaction, or run the same command again",
-            )
-        misses += 1
-        time.sleep(min(wait_s, _LONGEST_PAUSE_S))
-        if time.monotonic() >= step:
-            wait_s, step = min(2 * wait_s, longest_wait_s), step + _DOUBLING_S
-
-
-def _attempt(connection: Connection, statement: Statement, wait_s: float) -> bool:
-    try:
-        with connection.transaction():
-            connection.execute(query("lock_timeout"), {"milliseconds": str(max(1, round(wait_s * 1000)))})
-            connection.execute(statement)
-    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-        return False
-    return True
-
-
-def _held_s(connection: Connection, relation: str) -> float:
-    """Return the age of the oldest transaction that holds a lock of the relation; 0 where we may not see it."""
-    row = connection.execute(query("oldest_holder"), {"relation": relation}).fetchone()
-    return float(row[0]) if row else 0.0
+        try:
+            with connection.transaction():
+                connection.execute(query("lock_timeout"), {"milliseconds": str(max(1, round(wait_s * 1000)))})
+                connection.execute(statement)
+            return
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            if time.monotonic() >= deadline:
+                raise DatabaseError(
+                    "somebody holds a lock for too long; nothing has changed",
+                    "end the long transaction, or run the same command again",
+                ) from error
+            time.sleep(min(wait_s, _LONGEST_PAUSE_S))
+            wait_s = min(2 * wait_s, longest_wait_s)
 
 
 def template(text: str, holes: Mapping[str, sql.Composable] | None = None) -> sql.Composed:

@@ -83,8 +83,9 @@ def migrate(connection: db.Connection) -> list[Migration]:
         try:
             _apply(connection, migration)
         except psycopg.Error as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise DatabaseError(
-                f"migration {migration.version:04d} {migration.name} was refused, and nothing of it stays: {error}",
+                f"migration {migration.version:04d} {migration.name} was refused, and nothing of it stays: {reason}",
                 "etl db status shows what is applied",
             ) from error
     return todo

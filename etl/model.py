@@ -55,6 +55,15 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One part file as it was committed: its name, its size in bytes, the hex digest of its content (SHA-256)."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Superseded:
     """A record whose name came again later: both places (source index, ordinal, byte offset or file)."""
 
@@ -115,6 +124,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     entities_digest: str = ""
+    parts: tuple[Part, ...] = ()
     range_ordinals: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from etl.model import Partition
+from etl.model import Part, Partition
 
-# Planning time of queries without a partition key grows with the leaves (13.7 ms fresh at 60, 135 ms at 600), so the
+# Planning time of queries without a partition key grows with the leaves (`scripts/bench.py planning` prints it), so the
 # target keeps a split with all 30 archetype keys under 64.
 TARGET_LEAVES = 30
 
@@ -62,6 +62,15 @@ class RegisterTask:
     store: str
     split_id: str
     version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckTask:
+    """One part of a split, to be proven before it is loaded."""
+
+    store: str
+    split_id: str
+    part: Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

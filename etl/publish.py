@@ -1,15 +1,24 @@
-"""Publication: widen, flip, settle. Readers see one build whole at every moment, and the views keep their identity.
+"""Publication: widen, flip, settle. Readers see one build whole at every moment, and wait for nothing.
 
-1. *widen*: each view comes to select from the old build or the new one, by the row in ``etl.live``; nobody sees a
-   difference. One view's lock is held at a time, with a short ``lock_timeout``, longer after each miss. Builds that a
-   view names already, because it has not settled since an earlier flip, stay in it: their readers may still be there.
+A view of the live schema reads a function of schema ``etl`` that the planner puts in its place, and that is all it ever
+does: what is replaced at a publication is the function, for which nobody's lock is needed, so that the views keep their
+identity and no reader ever stands in a queue behind us.
+
+1. *widen*: the functions come to select from the old build or the new one, by the row in ``etl.live``; nobody sees a
+   difference. Builds that they name already, because they have not settled since an earlier flip, stay in them: their
+   readers may still be there. Then we wait for those transactions that have read the views by now (they hold the views'
+   locks to their end): a statement that was planned before may still be on its way.
 2. *flip*: one UPDATE of that row. MVCC gives every statement, and every REPEATABLE READ transaction, one build whole.
-3. *settle*: once every transaction that was open at the flip has ended, the views name the new build alone.
+3. *settle*: once every transaction that was open at the flip has ended, the functions name the new build alone.
+
+The planner puts the function in place with the rights of whoever asks. So the relations of a build may be read by
+everybody, and nobody gets there but through the views: the build's schema and schema ``etl`` are closed.
 """
 
+import hashlib
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import sql
@@ -20,19 +29,19 @@ from etl.errors import DatabaseError, SchemaError
 _log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.05
+_BREATH_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
     """What a publication did: the generation now live, and whether the views are settled already.
 
-    ``seconds`` are those of widen, flip and settle; ``misses`` counts the attempts that gave up a view's lock.
+    ``seconds`` are those of widen, wait (for the readers of that moment), flip and settle.
     """
 
     generation: int
     settled: bool
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
-    misses: int = field(default=0, compare=False)
 
 
 def schema_of(live_schema: str, build: int) -> str:
@@ -64,68 +73,131 @@ def publish(
 ) -> Publication:
     """Make ``build`` the one that applications read; the connection is in autocommit mode.
 
-    ``timeout_s`` bounds the wait for readers that hold a view's lock, ``lock_timeout_s`` each attempt to get it;
-    ``settle_s`` bounds the wait for transactions that were open at the flip: if they last longer, the views stay
-    widened until the next occasion (``settle``). ``kind`` ("build" or "rollback") and ``run`` go into the history.
+    ``timeout_s`` bounds the wait for transactions that have read the views and go on; nobody waits behind us meanwhile.
+    ``lock_timeout_s`` bounds each attempt to replace a view itself, which only other columns call for. ``settle_s``
+    bounds the wait for transactions that were open at the flip: if they last longer, the next occasion settles.
+    ``kind`` ("build" or "rollback") and ``run`` go into the history.
 
     Raises:
-        DatabaseError: a reader held a view for longer than ``timeout_s``; nothing has changed for anybody.
+        DatabaseError: a reader stayed in its transaction for longer than ``timeout_s``; nothing has changed for anybody.
     """
     deadline = time.monotonic() + timeout_s
     row = connection.execute(db.query("live"), {"schema": live_schema}).fetchone()
     old = int(row[0]) if row else None
     times = [time.monotonic()]
-    connection.execute(db.query("create_live_schema", schema=db.identifier(live_schema)))
-    misses = 0
-    for name in _relations(connection, schema_of(live_schema, build)):
-        statement = _widened(connection, live_schema, name, old, build)
-        misses += _replace(connection, live_schema, name, statement, deadline, lock_timeout_s)
-    logs = db.query("import_logs_view", schema=db.identifier(live_schema), live=sql.Literal(live_schema))
-    misses += _replace(connection, live_schema, "import_logs", logs, deadline, lock_timeout_s)
+    _widen(connection, live_schema, old, build)
+    _show(connection, live_schema, build, deadline, lock_timeout_s)
+    times.append(time.monotonic())
+    _await_readers(connection, live_schema, deadline)
     times.append(time.monotonic())
     generation = _flip(connection, live_schema, build, kind, run)
     times.append(time.monotonic())
-    settled = settle(connection, live_schema, wait_s=settle_s, lock_timeout_s=lock_timeout_s)
+    settled = settle(connection, live_schema, wait_s=settle_s)
     times.append(time.monotonic())
-    seconds = {step: times[i + 1] - times[i] for i, step in enumerate(("widen", "flip", "settle"))}
-    return Publication(generation=generation, settled=settled, seconds=seconds, misses=misses)
+    seconds = {step: times[i + 1] - times[i] for i, step in enumerate(("widen", "wait", "flip", "settle"))}
+    return Publication(generation=generation, settled=settled, seconds=seconds)
 
 
-def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0, lock_timeout_s: float = 1.0) -> bool:
-    """Let the views name the live build alone, if nobody can be reading another one any more; return whether they do.
+def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) -> bool:
+    """Let the views read the live build alone, if nobody can be reading another one any more; return whether they do.
 
-    Waits at most ``wait_s`` seconds for the transactions that are open now, then about as long for the views' locks.
+    Waits at most ``wait_s`` seconds for the transactions that are open now.
     """
     row = connection.execute(db.query("live"), {"schema": live_schema}).fetchone()
-    widened = _widened_views(connection, live_schema)
-    if row is None or not widened:
+    if row is None or not _are_widened(connection, live_schema):
         return True
     deadline = time.monotonic() + wait_s
-    before = _open_transactions(connection)
+    before = _transactions(connection, "transactions_in_progress")
     while before:
         if time.monotonic() >= deadline:
             _log.info("readers from before the flip linger; the views settle at the next occasion")
             return False
         time.sleep(_PAUSE_S)
-        before &= _open_transactions(connection)
-    schema = schema_of(live_schema, int(row[0]))
-    deadline = time.monotonic() + max(1.0, 2 * wait_s)
-    try:
-        for name in widened:
-            if _exists(connection, schema, name):
-                statement = _settled(connection, live_schema, name, schema)
-                _replace(connection, live_schema, name, statement, deadline, lock_timeout_s)
-    except DatabaseError:
-        return False
+        before &= _transactions(connection, "transactions_in_progress")
+    build = int(row[0])
+    schema = schema_of(live_schema, build)
+    with connection.transaction():
+        for name in _relations(connection, schema):
+            columns = _columns(connection, schema, name)
+            branch = _branch(connection, live_schema, name, build, columns)
+            _replace_function(connection, live_schema, name, columns, branch)
+        for (name,) in connection.execute(db.query("unread_functions"), {"schema": live_schema}).fetchall():
+            connection.execute(db.query("drop_function", function=_function_by_name(name)))
     return True
 
 
-def _replace(
-    connection: db.Connection, live_schema: str, name: str, statement: db.Statement, deadline: float, longest_s: float
-) -> int:
-    """Replace a view when its readers let us; return the attempts that missed."""
-    view = db.identifier(live_schema, name).as_string(connection)
-    return db.patiently(connection, statement, deadline, longest_wait_s=longest_s, relation=view)
+def named_builds(connection: db.Connection, live_schema: str) -> list[int]:
+    """Return the builds that the views of a live schema read or may read, in order."""
+    return [build for (build,) in connection.execute(db.query("named_builds"), {"schema": live_schema})]
+
+
+def retract(connection: db.Connection, live_schema: str) -> None:
+    """Drop the views of a live schema and the functions behind them; what users built on them stops it."""
+    for name in (*ddl.relations(tables.TABLES), "import_logs"):
+        connection.execute(db.query("drop_live_view", view=db.identifier(live_schema, name)))
+    for (name,) in connection.execute(db.query("unread_functions"), {"schema": live_schema}).fetchall():
+        connection.execute(db.query("drop_function", function=_function_by_name(name)))
+
+
+def _widen(connection: db.Connection, live_schema: str, old: int | None, new: int) -> None:
+    """Let the functions name every build that somebody may still read, and the new one.
+
+    Until the flip a relation that the old build lacks is empty: its rows belong to the new build. Each session that reads
+    plans anew, and looks up the new build's tables and indexes in the catalogs for it, tens of milliseconds of a core
+    for the partitioned ones. So that all of them do not do all of that at once, there is a pause after each function.
+    """
+    builds = sorted({*named_builds(connection, live_schema), new, *([] if old is None else [old])})
+    schema = schema_of(live_schema, new)
+    for name in _relations(connection, schema):
+        columns = _columns(connection, schema, name)
+        found = [build for build in builds if _exists(connection, schema_of(live_schema, build), name)]
+        branches = [_branch(connection, live_schema, name, build, columns, gated=True) for build in found]
+        with connection.transaction():
+            connection.execute(db.query("let_everybody_read", relation=db.identifier(schema, name)))
+            _replace_function(connection, live_schema, name, columns, sql.SQL("\nunion all\n").join(branches))
+        if _transactions(connection, "transactions_reading", {"schema": live_schema}):
+            time.sleep(_BREATH_S)
+
+
+def _show(connection: db.Connection, live_schema: str, build: int, deadline: float, lock_timeout_s: float) -> None:
+    """Make the views that are not there, and replace those whose columns are others now, one lock at a time."""
+    schema = schema_of(live_schema, build)
+    connection.execute(db.query("create_live_schema", schema=db.identifier(live_schema)))
+    for name in _relations(connection, schema):
+        columns = _columns(connection, schema, name)
+        function = _function_name(live_schema, name, columns)
+        values = {"schema": live_schema, "name": name, "function": function}
+        row = connection.execute(db.query("view_reads"), values).fetchone()
+        if row and row[0]:
+            continue
+        view = db.query(
+            "replace_view",
+            view=db.identifier(live_schema, name),
+            columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+            function=_function_by_name(function),
+        )
+        db.patiently(connection, view, deadline, longest_wait_s=lock_timeout_s)
+    if not _exists(connection, live_schema, "import_logs"):
+        logs = db.query("import_logs_view", schema=db.identifier(live_schema), live=sql.Literal(live_schema))
+        db.patiently(connection, logs, deadline, longest_wait_s=lock_timeout_s)
+
+
+def _await_readers(connection: db.Connection, live_schema: str, deadline: float) -> None:
+    """Wait until the transactions that have read the views so far have ended; later ones know both builds.
+
+    A transaction without a view's lock has planned nothing yet that it still can run: it plans anew, or has its cached
+    plan checked, after it has taken the lock, and taking a lock brings it up to date.
+    """
+    values = {"schema": live_schema}
+    before = _transactions(connection, "transactions_reading", values)
+    while before:
+        if time.monotonic() >= deadline:
+            raise DatabaseError(
+                f"{len(before)} transaction(s) that have read schema {live_schema} stay open; nothing has changed",
+                "end them, or run the same command again",
+            )
+        time.sleep(_PAUSE_S)
+        before &= _transactions(connection, "transactions_reading", values)
 
 
 def _relations(connection: db.Connection, schema: str) -> list[str]:
@@ -133,76 +205,66 @@ def _relations(connection: db.Connection, schema: str) -> list[str]:
     return [name for name in ddl.relations(tables.TABLES) if _exists(connection, schema, name)]
 
 
-def _columns(connection: db.Connection, schema: str, name: str) -> sql.Composed:
-    rows = connection.execute(db.query("columns_of"), {"schema": schema, "name": name}).fetchall()
-    return sql.SQL(", ").join(sql.Identifier(column) for (column,) in rows)
-
-
-def _settled(connection: db.Connection, live_schema: str, name: str, schema: str) -> sql.Composed:
-    """Return the statement that lets a view name one build alone."""
-    columns, relation = _columns(connection, schema, name), db.identifier(schema, name)
-    branch = db.query("settled_branch", columns=columns, relation=relation)
-    return _view(connection, live_schema, name, [schema], branch)
-
-
-def _widened(connection: db.Connection, live_schema: str, name: str, old: int | None, new: int) -> sql.Composed:
-    """Return the statement that lets a view name every build that somebody may still read, and the new one.
-
-    Until the flip a relation that the old build lacks is empty: its rows belong to the new build.
-    """
-    columns = _columns(connection, schema_of(live_schema, new), name)
-    builds = {*_named_builds(connection, live_schema, name), new, *([] if old is None else [old])}
-    found = [build for build in sorted(builds) if _exists(connection, schema_of(live_schema, build), name)]
-    branches = [
-        db.query(
-            "widened_branch",
-            columns=columns,
-            relation=db.identifier(schema_of(live_schema, build), name),
-            live=sql.Literal(live_schema),
-            build=sql.Literal(build),
-        )
-        for build in found
-    ]
-    schemas = [schema_of(live_schema, build) for build in found]
-    return _view(connection, live_schema, name, schemas, sql.SQL("\nunion all\n").join(branches))
-
-
-def _view(
-    connection: db.Connection, live_schema: str, name: str, schemas: Iterable[str], branches: sql.Composed
-) -> sql.Composed:
-    """Return the statement that replaces a view, with the options (``security_barrier``, …) that it has.
-
-    A view reads with the rights of its owner: where that is somebody else, the statement begins with what they need.
-    """
-    row = connection.execute(db.query("view_identity"), {"schema": live_schema, "name": name}).fetchone()
-    owner, is_ours, options = row or (None, True, [])
-    pairs = [sql.SQL("{} = {}").format(db.identifier(key), sql.Literal(value)) for key, value in options]
-    given = sql.SQL("with ({})").format(sql.SQL(", ").join(pairs)) if pairs else sql.Composed([])
-    view = db.query("replace_view", view=db.identifier(live_schema, name), options=given, branches=branches)
-    if is_ours:
-        return view
-    grants = [
-        db.query("let_owner_read", schema=db.identifier(schema), name=db.identifier(name), owner=db.identifier(owner))
-        for schema in schemas
-    ]
-    return sql.SQL(";\n").join([*grants, db.query("let_owner_see_live", owner=db.identifier(owner)), view])
-
-
 def _exists(connection: db.Connection, schema: str, name: str) -> bool:
     row = connection.execute(db.query("relation_exists"), {"schema": schema, "name": name}).fetchone()
     return bool(row and row[0])
 
 
-def _named_builds(connection: db.Connection, live_schema: str, name: str) -> list[int]:
-    """Return the builds from which a view selects now."""
-    values = {"schema": live_schema, "name": name}
-    return [build for (build,) in connection.execute(db.query("builds_of_view"), values)]
+def _columns(connection: db.Connection, schema: str, name: str) -> dict[str, str]:
+    """Return the columns of a relation in order, with their types."""
+    return dict(connection.execute(db.query("columns_with_types"), {"schema": schema, "name": name}).fetchall())
 
 
-def _widened_views(connection: db.Connection, live_schema: str) -> list[str]:
-    """Return our views of the live schema that ask the row in ``etl.live`` which build counts."""
-    values = {"schema": live_schema, "names": list(ddl.relations(tables.TABLES))}
-    return [name for (name,) in connection.execute(db.query("widened_views"), values)]
+def _branch(
+    connection: db.Connection, live_schema: str, name: str, build: int, columns: Mapping[str, str], gated: bool = False
+) -> sql.Composed:
+    """Return the query of one build's relation; where ``gated``, it is empty unless that build counts.
+
+    A column that an older build lacks is null there.
+    """
+    own = _columns(connection, schema_of(live_schema, build), name)
+    values = [
+        sql.SQL("t.{}").format(db.identifier(column)) if column in own else sql.SQL(f"null::{kind}")
+        for column, kind in columns.items()
+    ]
+    holes: dict[str, sql.Composable] = {
+        "columns": sql.SQL(", ").join(values),
+        "relation": db.identifier(schema_of(live_schema, build), name),
+    }
+    if gated:
+        return db.query("gated_branch", **holes, live=sql.Literal(live_schema), build=sql.Literal(build))
+    return db.query("settled_branch", **holes)
+
+
+def _function_name(live_schema: str, name: str, columns: Mapping[str, str]) -> str:
+    """Return the name of the function behind a view: another one for other columns, which a function cannot change."""
+    shape = f"{live_schema} {' '.join(f'{column} {kind}' for column, kind in columns.items())}"
+    return f"{name}_{hashlib.sha256(shape.encode()).hexdigest()[:12]}"
+
+
+def _function_by_name(function: str) -> sql.Identifier:
+    return db.identifier("etl", function)
+
+
+def _replace_function(
+    connection: db.Connection, live_schema: str, name: str, columns: Mapping[str, str], branches: sql.Composed
+) -> None:
+    """Make or replace the function behind a view."""
+    pairs = [sql.SQL("{} {}").format(db.identifier(column), sql.SQL(kind)) for column, kind in columns.items()]
+    statement = db.query(
+        "replace_function",
+        function=_function_by_name(_function_name(live_schema, name, columns)),
+        columns=sql.SQL(", ").join(pairs),
+        branches=branches,
+        live=sql.Literal(live_schema),
+    )
+    connection.execute(statement)
+
+
+def _are_widened(connection: db.Connection, live_schema: str) -> bool:
+    """Whether a function still asks the row in ``etl.live`` which build counts."""
+    row = connection.execute(db.query("functions_are_widened"), {"schema": live_schema}).fetchone()
+    return bool(row and row[0])
 
 
 def _flip(connection: db.Connection, live_schema: str, build: int, kind: str, run: int | None) -> int:
@@ -221,5 +283,5 @@ def _flip(connection: db.Connection, live_schema: str, build: int, kind: str, ru
     return generation
 
 
-def _open_transactions(connection: db.Connection) -> set[str]:
-    return {str(name) for (name,) in connection.execute(db.query("transactions_in_progress"))}
+def _transactions(connection: db.Connection, which: str, values: Mapping[str, str] | None = None) -> set[str]:
+    return {str(name) for (name,) in connection.execute(db.query(which), values)}

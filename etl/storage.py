@@ -4,6 +4,7 @@ A store is named by a path or a URI. Local paths are served by the standard libr
 cost the import of pyarrow. Object stores have no rename: files appear there when they are closed, under unique names.
 """
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+_BLOCK_BYTES = 1 << 20
 
 
 def is_local(place: str) -> bool:
@@ -45,6 +48,15 @@ def exists(place: str) -> bool:
         return local_path(place).exists()
     filesystem, path = _remote(place)
     return bool(filesystem.get_file_info(path).type.value != 0)
+
+
+def sha256(place: str) -> str:
+    """Return the hex SHA-256 digest of a file, read in blocks. Raises FileNotFoundError where there is none."""
+    digest = hashlib.sha256()
+    with _open_stream(place) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_bytes(place: str) -> bytes:
@@ -150,3 +162,11 @@ def _remote(place: str) -> tuple[Any, str]:
     import pyarrow.fs
 
     return pyarrow.fs.FileSystem.from_uri(place)  # type: ignore[no-any-return]  # pyarrow has no types
+
+
+def _open_stream(place: str) -> Any:
+    """Open a file to be read from its beginning."""
+    if is_local(place):
+        return local_path(place).open("rb")
+    filesystem, path = _remote(place)
+    return filesystem.open_input_stream(path)

@@ -17,7 +17,6 @@ from etl import (
     config,
     coordinator,
     db,
-    ddl,
     dsn,
     keys,
     ledger,
@@ -32,6 +31,7 @@ from etl import (
 from etl.errors import Interrupted, SchemaError, UsageError
 from etl.model import Event, Manifest, Progress
 from etl.plan import Difference, DiffTask, Leaf, StageTask
+from etl.scope import Scope
 from etl.store import entities
 from etl.store import manifest as manifests
 
@@ -44,28 +44,6 @@ MOST_CHANGED = 0.20
 
 _TASK_BYTES = 64 << 20
 _KINDS = ("changed", "new", "gone", "renewed")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
-    """What of a split is to be brought into the published build; the default is all of it.
-
-    ``archetypes`` and ``powersets`` (lower case; None: all) choose partitions, ``first_record`` the records from there
-    on, ``tables`` the tables (none: all). ``everything`` renews equal records too; ``keep_missing`` leaves the powers
-    that the split does not name.
-    """
-
-    archetypes: tuple[str, ...] | None = None
-    powersets: tuple[str, ...] | None = None
-    first_record: int = 0
-    tables: tuple[str, ...] = ()
-    everything: bool = False
-    keep_missing: bool = False
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the build is a function of the split alone afterwards."""
-        return self.archetypes is None and self.powersets is None and not self.first_record and not self.keep_missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,64 +115,6 @@ def update(
             update_of = _Update(connection, pool, where, options, manifest, scope, live, report, stop)
             result = update_of.run(dry_run, confirm, memory)
     return replace(result, seconds=time.perf_counter() - started)
-
-
-def scope_of(options: config.LoadOptions, only: Sequence[str], from_record: int | None) -> Scope | None:
-    """Return the scope of a load that is to renew a part of the published build; None for a load of a whole build.
-
-    ``only`` are texts such as "archetype=blaster" and "powerset=blaster_ranged.fire_blast".
-
-    Raises:
-        UsageError: a text of ``only`` is neither.
-    """
-    named: dict[str, list[str]] = {"archetype": [], "powerset": []}
-    for text in only:
-        kind, mark, name = text.partition("=")
-        if kind not in named or not mark or not name:
-            raise UsageError(f"'{text}' names no part", "write --only archetype=KEY or --only powerset=CATEGORY.SET")
-        named[kind].append(name.lower())
-    if not only and from_record is None:
-        names = options.tables if is_published(options) else ()
-        names = names or outdated(options)
-        return Scope(tables=names, everything=True) if names else None
-    return Scope(
-        archetypes=tuple(named["archetype"]) or None,
-        powersets=tuple(named["powerset"]) or None,
-        first_record=from_record or 0,
-        tables=options.tables,
-        everything=from_record is None,
-        keep_missing=from_record is not None,
-    )
-
-
-def outdated(options: config.LoadOptions) -> tuple[str, ...]:
-    """Return the tables whose transform is newer than the rows that are published of the same split; mostly none.
-
-    A table whose DDL changed is not among them: columns of a published build never change under its readers, so it
-    comes with a fresh build.
-    """
-    split_id = manifests.read(options.store, options.split_id).split_id
-    with db.connect(dsn.resolve(options.dsn), name="etl load") as connection:
-        if options.fresh or not migrations.applied(connection):
-            return ()
-        migrations.require(connection)
-        row = connection.execute(db.query("live"), {"schema": options.schema}).fetchone()
-    if row is None or row[4] != split_id:
-        return ()
-    loaded = {name: row[6].get(name, "").partition(":") for name in row[5]}
-    current = {name: ddl.version(name).partition(":") for name in row[5]}
-    if any(loaded[name][2] != current[name][2] for name in loaded):
-        return ()
-    return tuple(name for name in loaded if name in tables.LEAF_TABLES and loaded[name][0] != current[name][0])
-
-
-def is_published(options: config.LoadOptions) -> bool:
-    """Whether the live schema has a published build."""
-    with db.connect(dsn.resolve(options.dsn), name="etl load") as connection:
-        if not migrations.applied(connection):
-            return False
-        migrations.require(connection)
-        return connection.execute(db.query("live"), {"schema": options.schema}).fetchone() is not None
 
 
 def rollback(

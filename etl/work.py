@@ -4,8 +4,19 @@ import os
 import time
 
 from etl import config, db, ddl, receipts
-from etl.plan import Difference, DiffTask, IndexTask, LateIndexTask, LeafResult, LeafTask, RegisterTask, StageTask
+from etl.plan import (
+    CheckTask,
+    Difference,
+    DiffTask,
+    IndexTask,
+    LateIndexTask,
+    LeafResult,
+    LeafTask,
+    RegisterTask,
+    StageTask,
+)
 from etl.receipts import Receipt
+from etl.store import manifest
 
 
 def warm() -> None:
@@ -20,6 +31,11 @@ def load_leaf(task: LeafTask) -> LeafResult:
     from etl import leaf
 
     return leaf.load_leaf(task)
+
+
+def check_part(task: CheckTask) -> None:
+    """Prove that a part is what was committed; raises StoreError."""
+    manifest.check_part(task.store, task.split_id, task.part)
 
 
 def register(task: RegisterTask) -> int:

@@ -4,6 +4,8 @@
     scripts/bench.py december            the real export: split + load + index + publish, per server (target: under 20 s)
     scripts/bench.py memory [--shape S]  peak memory of all processes at 36,065 and 360,659 generated records
     scripts/bench.py split FILE          the split alone, one process and two, page-cached
+    scripts/bench.py switches            the real export, once per switch of `etl load`, against a load without any
+    scripts/bench.py planning            how long the server plans a look-up by internal name, warm (target: under 3 ms)
 
 Run it with the project's environment: .venv/bin/python scripts/bench.py … . Each figure is printed as a table and, with
 --json, as one JSON object that also names the machine, the versions and the settings. The servers are the embedded
@@ -26,7 +28,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import zstandard
+from psycopg import sql
 
 from etl import postgres, server
 
@@ -37,8 +41,8 @@ SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "8GB", "maintenance_work_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["december", "memory", "split"])
-    parser.add_argument("file", nargs="?", help="input of `split`; of `december` where it is not beside the checkout")
+    parser.add_argument("what", choices=["december", "memory", "split", "planning", "switches"])
+    parser.add_argument("file", nargs="?", help="input of `split`; of the others where it is not beside the checkout")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--shape", choices=["i12", "cod"], default="cod")
@@ -49,7 +53,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="etl-bench-", dir=given.work) as folder:
         Path(folder).chmod(0o755)
-        figures = {"december": december, "memory": memory, "split": split}[given.what](given, Path(folder))
+        passes = {"december": december, "memory": memory, "split": split, "planning": planning, "switches": switches}
+        figures = passes[given.what](given, Path(folder))
     report = {"machine": machine(), "settings": SETTINGS, "arguments": vars(given), "figures": figures}
     if given.json:
         print(json.dumps(report, indent=1))
@@ -120,6 +125,93 @@ def split(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     return figures
 
 
+LOOKUPS = {
+    "one statement, through the directory": """
+        select p.*
+        from game.power_directory d
+        join game.powers p on p.archetype_id = d.archetype_id and p.powerset_id = d.powerset_id and p.id = d.id
+        where d.internal_name = {name}""",
+    "two statements: the directory": "select * from game.power_directory where internal_name = {name}",
+    "two statements: the power": """
+        select * from game.powers
+        where id = {id} and archetype_id = {archetype_id} and powerset_id = {powerset_id}""",
+    "powers alone, every leaf": "select * from game.powers where internal_name = {name}",
+}
+
+
+def planning(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Planning and execution of look-ups by internal name, in milliseconds: the first of a session, then warm."""
+    source = Path(given.file) if given.file else unpack(PACK, folder)
+    figures = []
+    with servers(folder) as found:
+        for name, dsn in found.items():
+            rebuild(source, dsn, folder / f"store-{name}", given)
+            for lookup, query in LOOKUPS.items():
+                figures.append({"server": name, "look-up": lookup, **explained(dsn, query)})
+                say(figures[-1])
+    return figures
+
+
+def explained(dsn: str, query: str, times: int = 200) -> dict[str, float]:
+    """Explain a look-up of many powers, one after the other, in a session of its own."""
+    keys = (
+        "select id, internal_name, archetype_id, powerset_id from game.power_directory order by md5(id::text) limit %s"
+    )
+    planned, executed = [], []
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        powers = connection.execute(keys, (times,)).fetchall()
+        for number, internal_name, archetype, powerset in powers:
+            values = {"id": number, "name": internal_name, "archetype_id": archetype, "powerset_id": powerset}
+            literals = {key: sql.Literal(value) for key, value in values.items()}
+            statement = sql.SQL("explain (analyze, timing off, format json) " + query).format(**literals)
+            plan = connection.execute(statement).fetchone()[0][0]
+            planned.append(plan["Planning Time"])
+            executed.append(plan["Execution Time"])
+    warm = sorted(planned[times // 10 :])
+    return {
+        "first_ms": planned[0],
+        "warm_ms": statistics.median(warm),
+        "warm_99th_ms": warm[int(0.99 * len(warm))],
+        "execution_ms": statistics.median(executed[times // 10 :]),
+    }
+
+
+SWITCHES = {
+    "none": (),
+    "--durability fast": ("--durability", "fast"),
+    "--indexes before": ("--indexes", "before"),
+    "--indexes deferred": ("--indexes", "deferred"),
+    "--no-freeze": ("--no-freeze",),
+    "fast, deferred": ("--durability", "fast", "--indexes", "deferred"),
+}
+
+
+def switches(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Load one split again and again, a switch at a time, in turns; seconds to the publication, and in all."""
+    source = Path(given.file) if given.file else unpack(PACK, folder)
+    figures: list[dict[str, Any]] = []
+    with servers(folder) as found:
+        for _ in range(given.runs):
+            for server_name, dsn in found.items():
+                for switch, options in SWITCHES.items():
+                    result = rebuild(source, dsn, folder / "store", given, *options)[1]
+                    later = result["timings"].get("index later", 0.0)
+                    published = result["seconds"] - later
+                    figures.append({"server": server_name, "switch": switch, "published": published, "later": later})
+                    say(figures[-1])
+                etl("db", "reset", "--yes", "--dsn", dsn)
+    for server_name in found:
+        base = median_of(figures, server_name, "none", "published")
+        for switch in SWITCHES:
+            published, later = (median_of(figures, server_name, switch, kind) for kind in ("published", "later"))
+            print(f"{server_name:9} {switch:20} {published:6.1f} s {published / base:6.2f}   later {later:6.1f} s")
+    return figures
+
+
+def median_of(figures: list[dict[str, Any]], server_name: str, switch: str, kind: str) -> float:
+    return statistics.median(f[kind] for f in figures if (f["server"], f["switch"]) == (server_name, switch))
+
+
 def unpack(pack: Path, folder: Path) -> Path:
     if not pack.exists():
         sys.exit(f"{pack} is not here; name the unpacked export: scripts/bench.py december FILE")
@@ -150,11 +242,13 @@ def servers(folder: Path) -> Iterator[dict[str, str]]:
             server.stop(folder / name)
 
 
-def rebuild(source: Path, dsn: str, store: Path, given: argparse.Namespace) -> tuple[float, dict[str, Any]]:
+def rebuild(
+    source: Path, dsn: str, store: Path, given: argparse.Namespace, *options: str
+) -> tuple[float, dict[str, Any]]:
     started = time.perf_counter()
     done = etl(
         "rebuild", str(source), "--store", str(store), "--dsn", dsn, "--jobs", str(given.jobs),
-        "--memory-limit", given.memory_limit, "--quiet", "--json",
+        "--memory-limit", given.memory_limit, "--quiet", "--json", *options,
     )  # fmt: skip
     return time.perf_counter() - started, json.loads(done)
 
@@ -179,7 +273,8 @@ def etl(*arguments: str) -> str:
 def say(figure: dict[str, Any]) -> None:
     print(
         "  ".join(
-            f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}" for name, value in figure.items()
+            f"{name} {value:.{2 if name.endswith('_ms') else 1}f}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in figure.items()
         ),
         flush=True,
     )

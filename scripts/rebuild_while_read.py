@@ -238,7 +238,7 @@ def one_round(
     name = ("december", "june")[number % 2]
     started = time.time()
     result = rebuild(sources[name], dsn, folder, given.options.split())
-    steps = {step: result["timings"][f"publish_{step}"] for step in ("widen", "flip", "settle")}
+    steps = {step: result["timings"][f"publish_{step}"] for step in ("widen", "wait", "flip", "settle")}
     done = {"source": name, "started": started, "ended": time.time(), "build": result["build"], **steps}
     done |= {"seconds": done["ended"] - started, "settled": result["settled"], "timings": result["timings"]}
     say(f"round {number + 1}: {name}, {done['seconds']:.1f} s, " + ", ".join(f"{k} {v:.3f}" for k, v in steps.items()))
@@ -479,10 +479,11 @@ def explain(read: Read, rounds: list[dict[str, Any]], waits: list[tuple[int, flo
 def show(figures: dict[str, Any]) -> None:
     """Print the figures as tables."""
     rounds, longest = figures["rounds"], figures["longest"]
-    print(f"\n{'round':>5} {'source':9} {'seconds':>8} {'widen':>7} {'flip':>7} {'settle':>7}")
+    print(f"\n{'round':>5} {'source':9} {'seconds':>8} {'widen':>7} {'wait':>7} {'flip':>7} {'settle':>7}")
     for number, r in enumerate(rounds, 1):
         print(
-            f"{number:5} {r['source']:9} {r['seconds']:8.1f} {r['widen']:7.3f} {r['flip']:7.3f} {r['settle']:7.3f}"
+            f"{number:5} {r['source']:9} {r['seconds']:8.1f}"
+            f" {r['widen']:7.3f} {r['wait']:7.3f} {r['flip']:7.3f} {r['settle']:7.3f}"
             + ("" if r["settled"] else "  not settled")
         )
     print(f"\n{'':22} {'reads':>8} {'median':>8} {'99 %':>8} {'longest':>8}   waiting for a core")

@@ -480,12 +480,13 @@ create schema if not exists {schema};
 select set_config('lock_timeout', %(milliseconds)s::text, true);
 
 -- name: transactions_in_progress
--- The virtual transactions of this database that are open now, other than ours.
+-- The virtual transactions of this database that are open now, other than ours and the server's own.
 select l.virtualtransaction
 from pg_locks l
 join pg_stat_activity a using (pid)
 where l.locktype = 'virtualxid'
   and l.pid <> pg_backend_pid()
+  and a.backend_type is distinct from 'autovacuum worker'
   and a.datname = current_database();
 
 -- name: import_logs_view
@@ -848,69 +849,111 @@ select %(schema)s, %(generation)s, %(kind)s, b.build, b.split_id, %(previous)s, 
 from etl.build b
 where b.build = %(build)s;
 
--- name: replace_view
--- A view of the live schema over other builds; its identity, grants, comments and owner stay.
-create or replace view {view} {options} as
+-- name: replace_function
+-- What a view of the live schema reads. The planner puts a function like this one in place of its call; it must be stable,
+-- parallel safe and without settings for that.
+create or replace function {function}() returns table ({columns})
+language sql stable parallel safe
+begin atomic
 {branches};
+end;
+comment on function {function}() is {live};
+grant execute on function {function}() to public;
 
 -- name: settled_branch
 -- What applications see when one build counts.
 select {columns}
-from {relation}
+from {relation} t
 
--- name: widened_branch
+-- name: gated_branch
 -- What applications see around a publication: the row in etl.live says whether this build counts.
 select {columns}
-from {relation}
+from {relation} t
 where (select l.build from etl.live l where l.live_schema = {live}) = {build}
 
--- name: view_identity
--- Whose a view is, whether that is us, and its options as (name, value) pairs, which a replacement would reset.
-select pg_get_userbyid(c.relowner),
-       c.relowner = (select r.oid from pg_roles r where r.rolname = current_user),
-       array(
-           select array[split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)]
-           from unnest(c.reloptions) o
-       )
-from pg_class c
-where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
-  and c.relname = %(name)s;
+-- name: let_everybody_read
+-- Whoever reads a view reads the build's relation with his own rights; the build's schema is closed to him.
+grant select on {relation} to public;
 
--- name: let_owner_read
--- A view reads with the rights of its owner.
-grant usage on schema {schema} to {owner};
-grant select on {schema}.{name} to {owner};
+-- name: replace_view
+-- A view of the live schema; later publications replace the function alone.
+create or replace view {view} as
+select {columns}
+from {function}();
 
--- name: let_owner_see_live
--- A widened view reads etl.live with the rights of its owner.
-grant usage on schema etl to {owner};
-grant select on etl.live to {owner};
-
--- name: builds_of_view
--- The builds from which a view of the live schema selects now.
-select distinct b.build
-from pg_depend d
-join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
-join pg_class v on v.oid = r.ev_class
-join pg_class t on d.refclassid = 'pg_class'::regclass and t.oid = d.refobjid
-join pg_namespace n on n.oid = t.relnamespace
-join etl.build b on n.nspname = b.live_schema || '_b' || b.build
-where v.relnamespace = to_regnamespace(quote_ident(%(schema)s))
-  and v.relname = %(name)s
-  and b.live_schema = %(schema)s
-order by 1;
-
--- name: build_is_named
--- Whether a view of the live schema still selects from a build.
+-- name: view_reads
+-- Whether a view reads a function of schema etl.
 select exists (
     select
     from pg_depend d
     join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
-    join pg_class v on v.oid = r.ev_class
-    join pg_class t on d.refclassid = 'pg_class'::regclass and t.oid = d.refobjid
-    where v.relnamespace = to_regnamespace(quote_ident(%(live)s))
-      and t.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+    join pg_proc f on d.refclassid = 'pg_proc'::regclass and f.oid = d.refobjid
+    where r.ev_class = to_regclass(format('%%I.%%I', %(schema)s::text, %(name)s::text))
+      and f.pronamespace = 'etl'::regnamespace
+      and f.proname = %(function)s
 );
+
+-- name: named_builds
+-- The builds that the functions of a live schema read.
+select distinct b.build
+from pg_depend d
+join pg_proc f on d.classid = 'pg_proc'::regclass and f.oid = d.objid
+join pg_class t on d.refclassid = 'pg_class'::regclass and t.oid = d.refobjid
+join pg_namespace n on n.oid = t.relnamespace
+join etl.build b on n.nspname = b.live_schema || '_b' || b.build
+where f.pronamespace = 'etl'::regnamespace
+  and obj_description(f.oid, 'pg_proc') = %(schema)s
+  and b.live_schema = %(schema)s
+order by 1;
+
+-- name: functions_are_widened
+-- Whether a function of the live schema depends on etl.live.
+select exists (
+    select
+    from pg_depend d
+    join pg_proc f on d.classid = 'pg_proc'::regclass and f.oid = d.objid
+    where f.pronamespace = 'etl'::regnamespace
+      and obj_description(f.oid, 'pg_proc') = %(schema)s
+      and d.refclassid = 'pg_class'::regclass
+      and d.refobjid = 'etl.live'::regclass
+);
+
+-- name: unread_functions
+-- Functions of a live schema that no view reads any more.
+select f.proname
+from pg_proc f
+where f.pronamespace = 'etl'::regnamespace
+  and obj_description(f.oid, 'pg_proc') = %(schema)s
+  and not exists (
+      select
+      from pg_depend d
+      where d.classid = 'pg_rewrite'::regclass
+        and d.refclassid = 'pg_proc'::regclass
+        and d.refobjid = f.oid
+  );
+
+-- name: drop_function
+drop function if exists {function}();
+
+-- name: columns_with_types
+-- The columns of a relation in order, with their types.
+select a.attname, format_type(a.atttypid, a.atttypmod)
+from pg_attribute a
+where a.attrelid = format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass
+  and a.attnum > 0
+  and not a.attisdropped
+order by a.attnum;
+
+-- name: transactions_reading
+-- The virtual transactions that hold a lock of a view of the live schema, other than ours: they have read it.
+select distinct l.virtualtransaction
+from pg_locks l
+join pg_class v on v.oid = l.relation
+where l.locktype = 'relation'
+  and l.database = (select oid from pg_database where datname = current_database())
+  and l.pid <> pg_backend_pid()
+  and l.granted
+  and v.relnamespace = to_regnamespace(quote_ident(%(schema)s));
 
 -- name: commit_durably
 -- This transaction's commit reaches the disk, and all WAL before it, whatever the server's default is.
@@ -924,33 +967,6 @@ select set_config('synchronous_commit', 'off', true);
 -- name: build_is_finished
 -- Whether a build's leaves are attached and its views are there.
 select finished_at is not null from etl.build where build = %(build)s;
-
--- name: oldest_holder
--- For how many seconds the oldest transaction lasts that holds a lock of a relation.
-select coalesce(max(extract(epoch from clock_timestamp() - a.xact_start)), 0)::double precision
-from pg_locks l
-join pg_stat_activity a using (pid)
-where l.locktype = 'relation'
-  and l.database = (select oid from pg_database where datname = current_database())
-  and l.relation = to_regclass(%(relation)s)::oid
-  and l.granted
-  and l.pid <> pg_backend_pid();
-
--- name: widened_views
--- Those of the named views that depend on etl.live.
-select v.relname
-from pg_class v
-where v.relnamespace = to_regnamespace(quote_ident(%(schema)s))
-  and v.relname = any (%(names)s)
-  and exists (
-      select
-      from pg_depend d
-      join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
-      where r.ev_class = v.oid
-        and d.refclassid = 'pg_class'::regclass
-        and d.refobjid = 'etl.live'::regclass
-  )
-order by array_position(%(names)s, v.relname::text);
 
 -- name: half_dropped_builds
 -- Builds that a killed run had begun to drop.
@@ -1198,25 +1214,77 @@ where c.oid = to_regclass(format('%%I.%%I', %(schema)s::text, %(name)s::text))
   and c.relkind = 'm';
 
 -- name: views_elsewhere
--- Relations that applications should see and do not: the live schema's view is missing, or reads another build.
+-- Relations that applications should see and do not: the live schema's view is missing, or reads another build, whether
+-- by itself or by the function that it calls.
 select w.name
 from unnest(%(names)s::text[]) as w (name)
 where not exists (
     select
     from pg_rewrite r
-    join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass
+    join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+    left join pg_depend f
+        on d.refclassid = 'pg_proc'::regclass
+       and f.classid = 'pg_proc'::regclass
+       and f.objid = d.refobjid
+       and f.refclassid = 'pg_class'::regclass
     where r.ev_class = to_regclass(format('%%I.%%I', %(live)s::text, w.name))
-      and d.refobjid = to_regclass(format('%%I.%%I', %(schema)s::text, w.name))
+      and to_regclass(format('%%I.%%I', %(schema)s::text, w.name))
+          in (f.refobjid, case when d.refclassid = 'pg_class'::regclass then d.refobjid end)
 )
 order by 1;
 
+-- name: later_splits
+-- Splits that parts of a build were renewed from, oldest first, and whether that was after its own split's last turn.
+select p.split_id, bool_or(p.generation > coalesce(own.generation, 0))
+from etl.publication p
+join etl.build b using (build)
+left join (
+    select o.build, max(o.generation) as generation
+    from etl.publication o
+    join etl.build b on b.build = o.build and b.split_id = o.split_id
+    group by o.build
+) own using (build)
+where p.build = %(build)s
+  and p.kind = 'update'
+  and p.split_id <> b.split_id
+group by p.split_id
+order by max(p.generation);
+
+-- name: ids_of
+select t.id from {relation} t;
+
+-- name: renewed_powers
+-- Powers of an archetype (null: of all) that were last touched by an update to another split than the build's own.
+select uid, split_id
+from (
+    select distinct on (c.power_id) k.uid, p.split_id, b.split_id as own
+    from etl.change c
+    join etl.publication p using (live_schema, generation)
+    join etl.build b using (build)
+    join etl.power_key k on k.id = c.power_id
+    where p.build = %(build)s
+      and p.kind = 'update'
+      and (%(archetype)s::integer is null or c.archetype_id = %(archetype)s)
+    order by c.power_id, c.generation desc
+) last
+where split_id <> own;
+
 -- name: known_splits
 -- Every split that this database was ever a function of, and whether it may need it again: those of the builds that are
--- there, and of the last publications of each live schema with what they went on from.
+-- there, those that parts of them were renewed from since, and of the last publications of each live schema with what they
+-- went on from.
 with needed as (
     select b.split_id
     from etl.build b
     where b.dropped_at is null
+    union
+    select p.split_id
+    from etl.build b
+    join etl.publication p using (build)
+    where b.dropped_at is null
+      and p.generation > (
+          select max(o.generation) from etl.publication o where o.build = b.build and o.split_id = b.split_id
+      )
     union
     select unnest(array[p.split_id, p.previous_split_id])
     from (

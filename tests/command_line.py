@@ -7,10 +7,13 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+from psycopg import conninfo, sql
 
 ROOT = Path(__file__).resolve().parents[1]
 ETL = [sys.executable, "-m", "etl"]
@@ -62,6 +65,19 @@ def run_on_terminal(*arguments: str | Path, typed: str = "", columns: int = 100,
         pass
     os.close(master)
     return subprocess.CompletedProcess(arguments, process.wait(timeout=60), shown.decode(), "")
+
+
+@contextmanager
+def new_database(server_dsn: str, template: str) -> Iterator[str]:
+    """Yield the DSN of a clone of a database, for a fixture that several tests share; it is dropped at the end."""
+    name = sql.Identifier(f"etl_test_{uuid.uuid4().hex[:12]}")
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("create database {} template {}").format(name, sql.Identifier(template)))
+    try:
+        yield conninfo.make_conninfo(server_dsn, dbname=name.as_string().strip('"'))
+    finally:
+        with psycopg.connect(server_dsn, autocommit=True) as connection:
+            connection.execute(sql.SQL("drop database if exists {} with (force)").format(name))
 
 
 def refusal(done: Done, code: int) -> tuple[str, str]:

@@ -21,6 +21,9 @@ from etl import migrations, postgres, server
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
+# Stores of tests are really synced as well: in memory where there is room, see _short_parent.
+_MEMORY = Path("/dev/shm")
+
 # A shared machine stalls now and then; a slow example is no failure.
 hypothesis.settings.register_profile("etl", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("etl")
@@ -144,10 +147,23 @@ def pack(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     return unpacked
 
 
+def _short_parent() -> str:
+    has_room = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 << 30
+    return str(_MEMORY) if has_room else "/tmp"
+
+
+def pytest_configure() -> None:
+    """Let pytest's own temporary folders lie where the servers' do."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", _short_parent())
+
+
 @contextmanager
 def short_folder() -> Iterator[Path]:
-    """Yield a folder with a short path (sockets need that) which the server's user may enter; remove it at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="etl-", dir="/tmp"))
+    """Yield a folder with a short path (sockets need that) which the server's user may enter; remove it at the end.
+
+    It lies in memory where there is room: the servers of tests really sync, and a disk makes each new database wait.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="etl-", dir=_short_parent()))
     folder.chmod(0o755)
     try:
         yield folder

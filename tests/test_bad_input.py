@@ -52,7 +52,6 @@ def refused_split(path: Path, *more: str) -> tuple[str, str]:
 
     assert path.name in sentence
     assert not holds_a_split(path.parent / "store")
-    assert refusal(run("load", "--store", "store", "--dsn", "postgresql://127.0.0.1:1/x", cwd=path.parent), 5)
     return sentence, following
 
 
@@ -226,6 +225,11 @@ def test_a_store_without_a_split_is_refused(tmp_path: Path, dsn: str) -> None:
 
     assert "no finished split" in refused_load(tmp_path, dsn, 5)[0]
     assert "etl split" in refused_load(tmp_path, dsn, 5, "--store", "nowhere")[1]
+
+
+def test_what_is_wrong_at_home_is_told_before_a_server_is_asked(tmp_path: Path) -> None:
+    """A store without a split is exit 5 even where no server answers."""
+    assert "no finished split" in refusal(load(tmp_path, "postgresql://127.0.0.1:1/x"), 5)[0]
 
 
 def test_a_split_that_is_not_there_is_refused(here: Path, dsn: str) -> None:

@@ -198,16 +198,6 @@ def test_the_table_of_floors_names_files_that_there_are() -> None:
     assert named == there
 
 
-def test_the_documents_are_kept_for_their_readers() -> None:
-    """No line of prose is longer than 120 characters, except in tables and blocks of code."""
-    long = []
-    for path in DOCS:
-        text = FENCE.sub("", path.read_text(encoding="utf-8"))
-        long += [f"{path.name}: {line[:60]}" for line in text.splitlines() if len(line) > 120 and line[:1] != "|"]
-
-    assert long == []
-
-
 def test_every_file_that_code_refers_to_exists() -> None:
     """A comment that names a document, a script or an SQL file names one that is there."""
     missing = []

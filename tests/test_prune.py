@@ -137,6 +137,24 @@ def test_the_split_before_an_update_stays(store: str, dsn: str) -> None:
     assert {name: known[name] for name in ("u0", "u1", "u2")} == {"u0": False, "u1": True, "u2": True}
 
 
+def test_the_split_of_a_part_stays_as_long_as_the_part(store: str, dsn: str) -> None:
+    """A part of the live build was renewed from it some states ago; the build's own split had no turn since."""
+    record = (
+        "insert into etl.publication (live_schema, generation, kind, build, split_id, previous_split_id)"
+        " select 'game', %s, 'update', 4, coalesce(%s, split_id), split_id from etl.build where build = 4"
+    )
+    with db.connect(dsn) as connection:
+        for generation, name in ((5, "part"), (6, "other part"), (7, "third part")):
+            connection.execute(record, (generation, name))
+        mixed = builds.known_splits(connection, 2)
+        connection.execute(record, (8, None))
+        connection.execute(record, (9, None))
+        whole = builds.known_splits(connection, 2)
+
+    assert mixed["part"]
+    assert not whole["part"]
+
+
 OUTSIDE = {
     "view": ("create view public.mine as select name from game_b2.powersets", "view mine"),
     "materialized view": (

@@ -119,28 +119,178 @@ def test_no_statement_mixes_two_builds(connection: db.Connection, dsn: str) -> N
     assert seen[0] > 20
 
 
-def test_a_reader_that_holds_a_view_delays_only_the_publication(connection: db.Connection, dsn: str) -> None:
-    """Other readers do not queue behind us, and after the time limit nothing has changed."""
-    make_build(connection, 2, "two")
-    with psycopg.connect(dsn) as holder, psycopg.connect(dsn, autocommit=True) as other:
-        holder.execute("lock table game.powersets in access share mode")
-        waits: list[float] = []
+class Reads:
+    """Reads on a connection of its own, in a thread; afterwards ``seconds`` has how long each read lasted."""
 
-        def read() -> None:
-            for _ in range(20):
+    def __init__(self, dsn: str) -> None:
+        self.seconds: list[float] = []
+        self._stop = threading.Event()
+        self._dsn = dsn
+        self._thread = threading.Thread(target=self._read)
+
+    def __enter__(self) -> "Reads":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            while not self._stop.is_set():
                 started = time.perf_counter()
-                other.execute("select count(*) from game.powersets")
-                waits.append(time.perf_counter() - started)
-                time.sleep(0.02)
+                connection.execute("select count(*) from game.powersets join game.archetypes a on a.id = archetype_id")
+                self.seconds.append(time.perf_counter() - started)
+                time.sleep(0.01)
 
-        reader = threading.Thread(target=read)
-        reader.start()
-        with pytest.raises(DatabaseError, match="lock"):
+
+def test_a_reader_that_stays_in_its_transaction_delays_the_publication_alone(
+    connection: db.Connection, dsn: str
+) -> None:
+    """Neither the other readers, nor the flip."""
+    make_build(connection, 2, "two")
+    with psycopg.connect(dsn) as holder, Reads(dsn) as reads:
+        assert marks(holder) == {"one"}
+        end = threading.Timer(5.0, holder.rollback)
+        end.start()
+        published = publish.publish(connection, "game", 2)
+        end.join()
+
+    assert 1.0 < published.seconds["wait"] < 10
+    assert published.seconds["flip"] < 1
+    assert len(reads.seconds) > 50
+    assert max(reads.seconds) < 1
+    assert marks(connection) == {"two"}
+
+
+def test_a_publication_that_runs_out_of_time_changes_nothing_and_may_be_tried_again(
+    connection: db.Connection, dsn: str
+) -> None:
+    """The same build, or another one, is published when the reader is gone."""
+    make_build(connection, 2, "two")
+    make_build(connection, 3, "three")
+    with psycopg.connect(dsn) as holder, Reads(dsn) as reads:
+        assert marks(holder) == {"one"}
+        with pytest.raises(DatabaseError, match="stay open"):
             publish.publish(connection, "game", 2, timeout_s=0.5)
-        reader.join()
+        assert marks(connection) == marks(holder) == {"one"}
+    assert max(reads.seconds) < 1
+    publish.publish(connection, "game", 3)
 
-    assert max(waits) < 2.5
-    assert marks(connection) == {"one"}
+    assert marks(connection) == {"three"}
+    assert publish.named_builds(connection, "game") == [3]
+
+
+def test_a_snapshot_from_before_two_flips_still_sees_its_build(connection: db.Connection, dsn: str) -> None:
+    """A build that somebody may still read stays in the views, however many are published meanwhile."""
+    make_build(connection, 2, "two")
+    make_build(connection, 3, "three")
+    with psycopg.connect(dsn) as reader:
+        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        reader.execute("select pg_current_snapshot()")
+        for build in (2, 3, 2):
+            assert not publish.publish(connection, "game", build, settle_s=0.1).settled
+
+        assert marks(reader) == {"one"}
+        assert marks(connection) == {"two"}
+    assert publish.settle(connection, "game", wait_s=5)
+    assert publish.named_builds(connection, "game") == [2]
+
+
+def test_a_publication_never_waits_for_a_lock_of_a_view(connection: db.Connection, dsn: str) -> None:
+    """Not one lock that readers would have to wait for is taken on schema game."""
+    make_build(connection, 2, "two")
+    ours, stop = connection.info.backend_pid, threading.Event()
+    seen: list[tuple[str, ...]] = []
+    held = (
+        "select l.mode from pg_locks l join pg_class c on c.oid = l.relation where l.pid = %s"
+        " and c.relnamespace = 'game'::regnamespace and l.mode <> 'AccessShareLock'"
+    )
+
+    def watch() -> None:
+        with psycopg.connect(dsn, autocommit=True) as watcher:
+            while not stop.is_set():
+                seen.extend(watcher.execute(held, (ours,)).fetchall())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for number in range(10):
+        publish.publish(connection, "game", 1 + number % 2)
+    stop.set()
+    watcher.join()
+
+    assert seen == []
+
+
+def test_a_view_is_replaced_patiently_where_its_columns_changed(connection: db.Connection, dsn: str) -> None:
+    """A new column comes with the new build; one view's lock is held at a time, and the build before has null there."""
+    make_build(connection, 2, "two")
+    connection.execute("alter table game_b2.powersets add column season text default 'autumn'")
+    connection.execute("alter table game_b2.archetypes add column season text default 'autumn'")
+    ours, stop, seen = connection.info.backend_pid, threading.Event(), [0]
+    held = (
+        "select count(distinct l.relation) from pg_locks l join pg_class c on c.oid = l.relation where l.pid = %s"
+        " and l.granted and c.relnamespace = 'game'::regnamespace and l.mode = 'AccessExclusiveLock'"
+    )
+
+    def watch() -> None:
+        with psycopg.connect(dsn, autocommit=True) as watcher:
+            while not stop.is_set():
+                row = watcher.execute(held, (ours,)).fetchone()
+                seen.append(row[0] if row else 0)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with psycopg.connect(dsn) as old:
+        old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        old.execute("select pg_current_snapshot()")
+        publish.publish(connection, "game", 2, settle_s=0.1)
+        before = old.execute("select distinct display_name, season from game.powersets").fetchall()
+    stop.set()
+    watcher.join()
+    after = connection.execute("select distinct display_name, season from game.powersets").fetchall()
+
+    assert max(seen) <= 1
+    assert (before, after) == ([("one", None)], [("two", "autumn")])
+    assert publish.settle(connection, "game", wait_s=5)
+    functions = "select count(*) from pg_proc where pronamespace = 'etl'::regnamespace and proname like 'powersets%'"
+    assert connection.execute(functions).fetchone() == (1,)
+
+
+def test_nobody_reads_a_build_but_through_the_views(connection: db.Connection) -> None:
+    """The planner reads a build with the rights of whoever asks; its schema is closed to him all the same."""
+    connection.execute("create role planner_stranger")
+    try:
+        connection.execute("grant usage on schema game to planner_stranger")
+        connection.execute("grant select on game.powersets to planner_stranger")
+        connection.execute("set role planner_stranger")
+
+        assert marks(connection) == {"one"}
+        refused = ("select from game.archetypes", "select from game_b1.powersets", "select from etl.live")
+        for text in refused:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(text)  # type: ignore[call-overload]
+    finally:
+        connection.execute("reset role")
+        connection.execute("drop owned by planner_stranger")
+        connection.execute("drop role planner_stranger")
+
+
+@pytest.mark.parametrize("server", ["dsn", "debian_dsn"])
+def test_the_planner_sees_through_the_views(server: str, request: pytest.FixtureRequest) -> None:
+    """An index is used and partitions are pruned as if the build's table had been named, with a parameter too."""
+    with db.connect(request.getfixturevalue(server)) as connection:
+        make_build(connection, 1, "one")
+        publish.publish(connection, "game", 1)
+        connection.execute("set plan_cache_mode = force_generic_plan")
+        connection.execute("prepare one as select * from game.powersets where id = $1")
+        plan = str(connection.execute("explain execute one (7)").fetchall())
+        powers = str(connection.execute("explain select * from game.powers where archetype_id = 99").fetchall())
+
+    assert "powersets" in plan
+    assert "Function Scan" not in plan + powers
+    assert "Append" not in powers
 
 
 def test_a_live_schema_with_a_table_of_our_name_is_refused(empty_dsn: str) -> None:

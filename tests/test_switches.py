@@ -103,7 +103,7 @@ def test_deferred_indexes_are_built_by_the_next_load_when_the_first_was_killed(
     """The build is published and read without them meanwhile; a broken index is built again."""
     with psycopg.connect(dsn, autocommit=True) as watcher, psycopg.connect(dsn) as reader:
         process = start_load(store, dsn, "--indexes", "deferred")
-        until(lambda: watcher.execute("select from etl.build where finished_at is not null").fetchone())
+        until(lambda: watcher.execute("select 1 from etl.build where finished_at is not null").fetchone())
         reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         reader.execute("select 1")  # an old snapshot, for which CREATE INDEX CONCURRENTLY waits
         broken = "select count(*) from pg_index where not indisvalid"
@@ -159,7 +159,7 @@ def test_a_crash_right_after_the_flip_loses_nothing(
         process = start_load(store, dsn, "--durability", durability)
         there = "select to_regclass('etl.live') is not null"
         until(lambda: watcher.execute(there).fetchone() == (True,))
-        until(lambda: watcher.execute("select from etl.live").fetchone())
+        until(lambda: watcher.execute("select 1 from etl.live").fetchone())
         crash(server_home)
     process.communicate(timeout=120)
     dsn = start_server(server_home)

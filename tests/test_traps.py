@@ -1,7 +1,7 @@
 """A test per trap that real exports hold; the numbers are those of the list of traps that was measured over them."""
 
+import contextlib
 import json
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,8 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from command_line import run
-from psycopg import conninfo, sql
+from command_line import new_database, run
 from psycopg.rows import dict_row
 
 import etl
@@ -135,27 +134,20 @@ Loader = Callable[..., Loaded]
 @pytest.fixture(scope="module")
 def load(server_dsn: str, template_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loader]:
     """Function that writes an export, splits it and loads it into a new database."""
-    names: list[str] = []
+    with contextlib.ExitStack() as databases:
 
-    def load(text: bytes, **beside: bytes) -> Loaded:
-        folder = tmp_path_factory.mktemp("trap")
-        (folder / "export.powers.json").write_bytes(text)
-        for kind, content in beside.items():
-            (folder / f"export.{kind}.json").write_bytes(content)
-        names.append(f"etl_trap_{uuid.uuid4().hex[:12]}")
-        with psycopg.connect(server_dsn, autocommit=True) as connection:
-            create = sql.SQL("create database {} template {}")
-            connection.execute(create.format(sql.Identifier(names[-1]), sql.Identifier(template_database)))
-        dsn, store = conninfo.make_conninfo(server_dsn, dbname=names[-1]), str(folder / "store")
-        manifest = etl.split(str(folder / "export.powers.json"), store=store, executor="inline://")
-        return Loaded(
-            manifest=manifest, result=etl.load(store=store, dsn=dsn, executor="inline://"), dsn=dsn, text=text
-        )
+        def load(text: bytes, **beside: bytes) -> Loaded:
+            folder = tmp_path_factory.mktemp("trap")
+            (folder / "export.powers.json").write_bytes(text)
+            for kind, content in beside.items():
+                (folder / f"export.{kind}.json").write_bytes(content)
+            dsn = databases.enter_context(new_database(server_dsn, template_database))
+            store = str(folder / "store")
+            manifest = etl.split(str(folder / "export.powers.json"), store=store, executor="inline://")
+            result = etl.load(store=store, dsn=dsn, executor="inline://")
+            return Loaded(manifest=manifest, result=result, dsn=dsn, text=text)
 
-    yield load
-    with psycopg.connect(server_dsn, autocommit=True) as connection:
-        for name in names:
-            connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+        yield load
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from test_coordinator import checksums
 import etl
 from etl import config, coordinator, generate, update
 from etl.errors import SchemaError, UsageError
+from etl.scope import Scope, scope_of
 
 RECORDS = 600
 
@@ -81,7 +82,7 @@ def test_a_dry_run_names_exactly_what_differs_and_changes_nothing(base, split, d
     coordinator.load(at(split(base), dsn))
     before = checksums(dsn)
     after, names = changed_source(base)
-    result = update.update(at(split(after), dsn), update.Scope(), dry_run=True)
+    result = update.update(at(split(after), dsn), Scope(), dry_run=True)
 
     assert {kind: set(getattr(result, kind)) for kind in names} == names
     assert result.unchanged == RECORDS - 5
@@ -94,7 +95,7 @@ def test_an_update_gives_the_tables_of_a_fresh_load(base, split, dsn, empty_dsn)
     before = ids(dsn)
     after, names = changed_source(base)
     options = split(after)
-    result = update.update(at(options, dsn), update.Scope())
+    result = update.update(at(options, dsn), Scope())
     coordinator.load(at(split(base), empty_dsn))
     coordinator.load(at(options, empty_dsn))
 
@@ -111,7 +112,7 @@ def test_the_change_log_names_the_powers_of_each_update(base, split, dsn) -> Non
     """In the database, by kind."""
     coordinator.load(at(split(base), dsn))
     after, names = changed_source(base)
-    update.update(at(split(after), dsn), update.Scope())
+    update.update(at(split(after), dsn), Scope())
     with psycopg.connect(dsn) as connection:
         rows = connection.execute("select kind, lower(internal_name) from etl.change where generation = 2").fetchall()
 
@@ -125,7 +126,7 @@ def test_created_at_stays_and_updated_at_moves_for_changed_powers_alone(base, sp
     with psycopg.connect(dsn, autocommit=True) as connection:
         before = {row[0]: row[1:] for row in connection.execute(query)}
         after, names = changed_source(base)
-        update.update(at(split(after), dsn), update.Scope())
+        update.update(at(split(after), dsn), Scope())
         now = {row[0]: row[1:] for row in connection.execute(query)}
 
     for name in set(before) & set(now):
@@ -142,7 +143,7 @@ def test_rollback_goes_to_the_split_before_the_update_and_forward_again(base, sp
     coordinator.load(first)
     before = checksums(dsn)
     after, _ = changed_source(base)
-    update.update(at(split(after), dsn), update.Scope())
+    update.update(at(split(after), dsn), Scope())
     then = checksums(dsn)
     update.rollback(first)
     back = checksums(dsn)
@@ -161,10 +162,10 @@ def test_more_than_a_tenth_gone_is_asked_about(base, split, dsn) -> None:
         raise UsageError(question)
 
     with pytest.raises(UsageError, match="lacks"):
-        update.update(half, update.Scope(), confirm=refuse)
-    kept = update.update(half, update.Scope(keep_missing=True), confirm=refuse)
+        update.update(half, Scope(), confirm=refuse)
+    kept = update.update(half, Scope(keep_missing=True), confirm=refuse)
     assert (len(kept.gone), len(ids(dsn))) == (0, RECORDS)
-    gone = update.update(half, update.Scope())
+    gone = update.update(half, Scope())
     assert (len(gone.gone), len(ids(dsn))) == (RECORDS // 2, RECORDS // 2)
 
 
@@ -173,13 +174,13 @@ def test_an_update_to_what_is_there_has_nothing_to_do(base, split, dsn) -> None:
     options = at(split(base), dsn)
     coordinator.load(options)
 
-    assert update.update(options, update.Scope()).generation == 0
+    assert update.update(options, Scope()).generation == 0
 
 
 def test_nothing_published_is_nothing_to_update(base, split, dsn) -> None:
     """With the command to type."""
     with pytest.raises(SchemaError, match="nothing is published"):
-        update.update(at(split(base), dsn), update.Scope())
+        update.update(at(split(base), dsn), Scope())
 
 
 def test_one_table_is_renewed_from_the_same_split(base, split, dsn) -> None:
@@ -190,7 +191,7 @@ def test_one_table_is_renewed_from_the_same_split(base, split, dsn) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("update game_b1.power_effects set scale = scale + 1 where power_id % 3 = 0")
     assert checksums(dsn) != before
-    result = update.update(options, update.Scope(tables=("power_effects",), everything=True))
+    result = update.update(options, Scope(tables=("power_effects",), everything=True))
 
     assert result.renewed == RECORDS
     assert checksums(dsn) == before
@@ -210,8 +211,8 @@ def test_one_archetype_and_one_powerset_are_renewed_alone(base, split, dsn) -> N
         connection.execute(
             "update game_b1.powers set accuracy = -1 where archetype_id = (select id from game.archetypes where name = 'npc')"
         )
-    part = update.update(options, update.Scope(powersets=(name[0].lower(),), everything=True))
-    whole = update.update(options, update.Scope(archetypes=("npc",), everything=True))
+    part = update.update(options, Scope(powersets=(name[0].lower(),), everything=True))
+    whole = update.update(options, Scope(archetypes=("npc",), everything=True))
 
     assert 0 < part.renewed < whole.renewed < RECORDS
     assert checksums(dsn) == before
@@ -220,7 +221,7 @@ def test_one_archetype_and_one_powerset_are_renewed_alone(base, split, dsn) -> N
 def test_records_from_a_number_on_are_added_to_what_is_there(base, split, dsn) -> None:
     """Earlier ones are never lost."""
     coordinator.load(at(split(base[:500]), dsn))
-    result = update.update(at(split(base), dsn), update.Scope(first_record=500, keep_missing=True))
+    result = update.update(at(split(base), dsn), Scope(first_record=500, keep_missing=True))
 
     assert len(result.new) == 100
     assert len(ids(dsn)) == RECORDS
@@ -245,7 +246,7 @@ def test_readers_are_not_blocked_and_see_before_or_after(base, split, dsn) -> No
     for reader in readers:
         reader.start()
     for options in (two, one, two):
-        update.update(options, update.Scope())
+        update.update(options, Scope())
     stop.set()
     for reader in readers:
         reader.join()
@@ -259,7 +260,7 @@ def test_an_archetype_that_is_new_to_the_build_gets_a_place(base, split, dsn, em
     without = [record for record in base if not record["InternalName"].lower().startswith(("boosts.", "pool."))]
     options = at(split(base), dsn)
     coordinator.load(at(split(without), dsn))
-    update.update(options, update.Scope())
+    update.update(options, Scope())
     coordinator.load(at(split(without), empty_dsn))
     coordinator.load(at(split(base), empty_dsn))
 
@@ -275,9 +276,9 @@ def test_a_stopped_update_leaves_nothing_and_goes_on(base, split, dsn) -> None:
     options = at(split(after), dsn)
     calls = iter([False] * 3)
     with pytest.raises(etl.EtlError):
-        update.update(options, update.Scope(), stop=lambda: next(calls, True))
+        update.update(options, Scope(), stop=lambda: next(calls, True))
     assert checksums(dsn) == before
-    update.update(options, update.Scope())
+    update.update(options, Scope())
 
     with psycopg.connect(dsn) as connection:
         left = connection.execute("select relname from pg_class where relname like 'staged%'").fetchall()
@@ -299,8 +300,8 @@ def test_june_to_december_names_what_changed(pack, tmp_path: Path, dsn: str) -> 
     etl.load(store=store, dsn=dsn)
     manifest = etl.split(str(tmp_path / "december.json"), store=store)
     options = config.LoadOptions(store=store, split_id=manifest.split_id, dsn=dsn, executor="process://2")
-    planned = update.update(options, update.Scope(), dry_run=True)
-    done = update.update(options, update.Scope())
+    planned = update.update(options, Scope(), dry_run=True)
+    done = update.update(options, Scope())
 
     for result in (planned, done):
         assert (len(result.changed), len(result.new), len(result.gone), result.unchanged) == (371, 36, 13, 4_756)
@@ -308,7 +309,7 @@ def test_june_to_december_names_what_changed(pack, tmp_path: Path, dsn: str) -> 
 
 
 def test_a_raised_transform_renews_its_table_alone(base, split, dsn) -> None:
-    """etl load of the same split finds receipts of an older transform, and goes the way of update."""
+    """Etl load of the same split finds receipts of an older transform, and goes the way of update."""
     options = at(split(base), dsn)
     coordinator.load(options)
     before = checksums(dsn)
@@ -316,9 +317,9 @@ def test_a_raised_transform_renews_its_table_alone(base, split, dsn) -> None:
         old = "jsonb_set(versions, '{power_effects}', to_jsonb('0:' || split_part(versions->>'power_effects', ':', 2)))"
         connection.execute(f"update etl.build set versions = {old}")
         connection.execute("update game_b1.power_effects set kind = 'as before'")
-    scope = update.scope_of(options, (), None)
-    assert scope == update.Scope(tables=("power_effects",), everything=True)
+    scope = scope_of(options, (), None)
+    assert scope == Scope(tables=("power_effects",), everything=True)
     update.update(options, scope)
 
     assert checksums(dsn) == before
-    assert update.scope_of(options, (), None) is None
+    assert scope_of(options, (), None) is None

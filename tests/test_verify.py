@@ -14,9 +14,9 @@ import pytest
 from conftest import database, in_database
 
 import etl
-from etl import config, coordinator, generate
+from etl import config, coordinator, generate, update
 from etl.errors import UsageError
-from etl.store import places
+from etl.store import manifest, places
 from etl.verify import Finding, VerifyResult, verify
 
 POWERSETS = 12
@@ -25,7 +25,10 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A split of a few powersets; one record is superseded, one rejected by the split, one by the load."""
+    """A split of a few powersets; one record is superseded, one rejected by the split, one by the load.
+
+    The latest split of the store is another one, in which some powers are changed and some are gone.
+    """
     folder = tmp_path_factory.mktemp("verify")
     generate.generate("cod", 1_000, 5, folder / "whole.json")
     records = json.loads((folder / "whole.json").read_bytes())
@@ -36,6 +39,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     records += [{**records[0], "display_name": "Later"}, {**records[1], "full_name": "nowhere"}]
     (folder / "cod.json").write_text(json.dumps(records))
     etl.split(str(folder / "cod.json"), store=str(folder / "store"), executor="inline://")
+    changed = [{**record, "accuracy": 7.5} if number % 5 == 0 else record for number, record in enumerate(records)]
+    (folder / "later.json").write_text(json.dumps(changed[3:]))
+    etl.split(str(folder / "later.json"), store=str(folder / "store"), executor="inline://")
     return str(folder / "store")
 
 
@@ -47,8 +53,18 @@ def powerset_of(record: dict[str, str]) -> str:
 def loaded(server_dsn: str, template_database: str, store: str) -> Iterator[str]:
     """Name of a database in which that split is published."""
     with database(server_dsn, template=template_database) as name:
-        coordinator.load(config.LoadOptions(store=store, dsn=in_database(server_dsn, name), executor="inline://"))
+        options = at(store, in_database(server_dsn, name), split_id=first_split(store))
+        coordinator.load(options)
         yield name
+
+
+def first_split(store: str) -> str:
+    (name,) = {path.name for path in Path(store).iterdir() if path.is_dir()} - {manifest.latest(store)}
+    return name
+
+
+def at(store: str, dsn: str, split_id: str | None = None) -> config.LoadOptions:
+    return config.LoadOptions(store=store, dsn=dsn, split_id=split_id, executor="inline://")
 
 
 @pytest.fixture
@@ -198,12 +214,11 @@ def test_a_row_of_no_power_is_extra(published: str) -> None:
 
 def test_a_power_under_a_strange_id_is_extra(published: str) -> None:
     """It has no key, so it has no name."""
-    columns = "archetype_id, powerset_id, accuracy"
     copy = "jsonb_populate_record(p, '{\"id\": 99999999}')"
     damage(published, f"insert into game_b1.powers select ({copy}).* from game_b1.powers p where id = 17")
     findings = found(published, "rows")
 
-    assert [(row.id, row.how, row.name) for row in findings[0].rows] == [(99999999, "extra", None)], columns
+    assert [(row.id, row.how, row.name) for row in findings[0].rows] == [(99999999, "extra", None)]
 
 
 @pytest.mark.parametrize(
@@ -349,10 +364,10 @@ def test_a_store_whose_records_are_not_those_of_the_manifest_is_found(
     split_id = str(value(published, "select split_id from etl.build"))
     copy = tmp_path / "store"
     subprocess.run(["cp", "-r", store, str(copy)], check=True)
-    manifest = copy / split_id / places.MANIFEST
-    document = json.loads(manifest.read_text())
+    place = copy / split_id / places.MANIFEST
+    document = json.loads(place.read_text())
     document["partitions"][0]["digest"] = "0" * 32
-    manifest.write_text(json.dumps(document))
+    place.write_text(json.dumps(document))
     (finding,) = look(published, store=str(copy)).findings
 
     assert finding.check == "store"
@@ -402,6 +417,26 @@ def test_a_change_on_the_way_is_no_damage(published: str) -> None:
     assert changed.is_set()
     assert result.findings == ()
     assert look(published).findings
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [update.Scope(), update.Scope(keep_missing=True), update.Scope(first_record=60)],
+    ids=["all of it", "keep missing", "from a record"],
+)
+def test_what_an_update_leaves_is_proven_against_the_splits_that_it_is_made_of(
+    published: str, store: str, scope: update.Scope
+) -> None:
+    """All of the later split, or a part of it on top of the first; damage is still found."""
+    done = update.update(at(store, published), scope)
+    result = look(published)
+    damage(published, "update game_b1.powers set accuracy = 0.123 where accuracy = 7.5")
+    damaged = [finding for finding in found(published, "rows") if finding.table == "powers"]
+
+    assert done.changed
+    assert [finding for finding in result.findings if finding.check != "receipt"] == []
+    assert result.later_splits == (() if scope.is_whole else (manifest.latest(store),))
+    assert {row.columns for finding in damaged for row in finding.rows} == {("accuracy",)}
 
 
 def test_nothing_published_is_said(dsn: str) -> None:

@@ -30,12 +30,13 @@ def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: boo
     \b
     Example: etl update powers.json --dry-run
     """
+    from etl import scope as scopes
     from etl import splitter
     from etl import update as updating
 
     done = pipeline.with_progress(given, lambda report: splitter.run(pipeline.split_options(sources, given), report))
     options = pipeline.load_options({**given, "tables": None}, split_id=done.manifest.split_id)
-    scope = updating.Scope(keep_missing=keep_missing)
+    scope = scopes.Scope(keep_missing=keep_missing)
     with common.watch_signals() as stop:
         result = pipeline.with_progress(
             given,

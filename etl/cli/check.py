@@ -69,8 +69,9 @@ def _show(result: VerifyResult) -> None:
         for row in finding.rows:
             click.echo(f"  {_row(row)}")
     if not result.findings:
+        parts = f" with parts of {', '.join(result.later_splits)}" if result.later_splits else ""
         click.echo(
-            f"build {result.build} is split {result.split_id}: {result.leaves} leaves, {len(result.rows)} relations,"
+            f"build {result.build} is split {result.split_id}{parts}: {result.leaves} leaves, {len(result.rows)} relations,"
             f" {sum(result.rows.values()):,} rows, in {result.seconds:.1f} s"
         )
 

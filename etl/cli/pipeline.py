@@ -14,8 +14,8 @@ from etl.cli import common
 from etl.progress import Reporter
 
 if TYPE_CHECKING:
-    from etl.coordinator import LoadResult
     from etl.model import Manifest, Superseded
+    from etl.outcome import LoadResult
     from etl.splitter import SplitResult
 
 T = TypeVar("T")
@@ -167,14 +167,14 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
     \b
     Example: etl load --dsn postgresql://loader@db/game
     """
-    from etl import coordinator, update
+    from etl import coordinator, scope, update
     from etl.cli import change
 
     options = load_options(given, split_id=split_id)
     with common.watch_signals() as stop:
-        scope = update.scope_of(options, only, from_record)
-        if scope is not None:
-            renewed = with_progress(given, lambda report: update.update(options, scope, report, stop=stop))
+        part = scope.scope_of(options, only, from_record)
+        if part is not None:
+            renewed = with_progress(given, lambda report: update.update(options, part, report, stop=stop))
             change.show(renewed, given["as_json"])
             return
         result = with_progress(given, lambda report: coordinator.load(options, report, stop=stop))

@@ -4,7 +4,7 @@ import os
 
 import click
 
-from etl import coordinator, db, ddl, dsn, migrations, postgres, publish, resources, server, tables
+from etl import coordinator, db, ddl, dsn, migrations, postgres, publish, resources, server
 from etl.cli import common
 from etl.errors import DatabaseError, UsageError
 
@@ -188,8 +188,7 @@ def drop_all(connection: db.Connection, schema: str) -> tuple[list[str], list[st
         return [], []
     coordinator.lock(connection, schema)
     with connection.transaction():
-        for name in (*ddl.relations(tables.TABLES), "import_logs"):
-            connection.execute(db.query("drop_live_view", view=db.identifier(schema, name)))
+        publish.retract(connection, schema)
         connection.execute(db.query("forget_live"), {"schema": schema})
     dropped = []
     for (build,) in connection.execute(db.query("builds_of"), {"schema": schema}).fetchall():

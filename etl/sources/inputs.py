@@ -145,13 +145,15 @@ def ranges(source: Source, *, whole: bool) -> Iterator[Geometry]:
 
 
 def changed(info: SourceInfo) -> str | None:
-    """Return how a source differs from what it was, None if it does not."""
+    """Return how a source differs from what it was, None if it does not, or is not here to be compared."""
     if info.path == streams.STDIN:
         return None
     try:
         now = _tree_info(info.path, _walk(_power_root(info.path))) if info.kind == "directory" else file_info(info.path)
-    except OSError:
-        return f"{info.path} is gone"
+    except FileNotFoundError:
+        return None  # the store has what was read; a file that is not here need not have changed
+    except OSError as error:
+        return f"{info.path} cannot be read any more: {error}"
     if now.bytes != info.bytes:
         return f"{info.path} has {now.bytes} bytes now, {info.bytes} when it was split"
     if now.sha256 != info.sha256:
@@ -171,7 +173,9 @@ def _walk(root: Path) -> list[tuple[str, os.stat_result]]:
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
-            found.append((path.relative_to(root).as_posix(), path.stat()))
+            # A link to nowhere is a file without content, and is reported as such.
+            status = path.stat() if path.exists() else os.stat_result((0,) * 10)
+            found.append((path.relative_to(root).as_posix(), status))
     return sorted(found)
 
 

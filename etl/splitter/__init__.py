@@ -61,7 +61,7 @@ def run(options: SplitOptions, progress: Progress | None = None) -> SplitResult:
     begun = time.perf_counter()
     job = _plan(options)
     split_id = _identity(job)
-    if split_id and manifest.is_finished(options.store, split_id):
+    if split_id and manifest.is_whole(options.store, split_id):
         found = manifest.read(options.store, split_id)
         storage.write_bytes(storage.join(options.store, places.LATEST), split_id.encode() + b"\n")
         _log.info("split %s is in the store already", split_id, extra={"action": "split_reused"})

@@ -10,7 +10,7 @@ import msgspec
 
 from etl import storage
 from etl.errors import MismatchError
-from etl.model import BatchRef, Manifest, Partition, Reject, Superseded
+from etl.model import BatchRef, Manifest, Part, Partition, Reject, Superseded
 from etl.splitter import duplicates, entities
 from etl.splitter.tasks import MergeTask
 from etl.store import entities as store_entities
@@ -47,6 +47,13 @@ def merge(task: MergeTask) -> str:
     manifest.write(task.store, whole)
     storage.delete(storage.join(task.store, task.split_id, "ranges"))
     return task.split_id
+
+
+def _parts(task: MergeTask, ranges: Sequence[RangeResult]) -> tuple[Part, ...]:
+    """Return the parts that the ranges wrote, with the digests of their content."""
+    names = sorted({batch.part for result in ranges for batch in result.batches})
+    where = {name: places.part(task.store, task.split_id, name) for name in names}
+    return tuple(Part(name=n, bytes=storage.size(place), sha256=storage.sha256(place)) for n, place in where.items())
 
 
 def check(whole: Manifest) -> None:
@@ -182,5 +189,6 @@ def _manifest(
         notes=task.notes,
         counts=dict(counts),
         entities_digest=digest,
+        parts=_parts(task, ranges),
         range_ordinals={f"{result.number:04d}": start for result, start in zip(ranges, first, strict=True)},
     )

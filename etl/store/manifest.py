@@ -4,7 +4,7 @@ import msgspec
 
 from etl import storage
 from etl.errors import StoreError
-from etl.model import Manifest
+from etl.model import Manifest, Part
 from etl.store import places
 
 _HINT = "run etl split again"
@@ -44,12 +44,40 @@ def read(store: str, split_id: str | None = None) -> Manifest:
 
 
 def is_finished(store: str, split_id: str) -> bool:
-    """Return whether this split is there, whole and readable by this version."""
+    """Return whether this split is there, readable by this version, and every part has the size it was written with."""
     try:
-        read(store, split_id)
+        found = read(store, split_id)
+        return all(storage.size(places.part(store, split_id, part.name)) == part.bytes for part in found.parts)
+    except (StoreError, OSError):
+        return False
+
+
+def is_whole(store: str, split_id: str) -> bool:
+    """Return whether this split is finished and every part still has the content it was written with."""
+    try:
+        for part in read(store, split_id).parts:
+            check_part(store, split_id, part)
     except StoreError:
         return False
     return True
+
+
+def check_part(store: str, split_id: str, part: Part) -> None:
+    """Prove that a part is what was committed: its size, then its content.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    place = places.part(store, split_id, part.name)
+    again = "run etl split again: it sees the damage and does it anew"
+    try:
+        found = storage.size(place)
+        if found != part.bytes:
+            raise StoreError(f"{place}: the part has {found} bytes, {part.bytes} were written", again)
+        if storage.sha256(place) != part.sha256:
+            raise StoreError(f"{place}: the part is damaged: its content is not what was written", again)
+    except OSError as error:
+        raise StoreError(f"{place}: the part cannot be read: {error}", again) from error
 
 
 def latest(store: str) -> str:

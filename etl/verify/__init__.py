@@ -7,8 +7,8 @@ tables; the server compares rows and contents.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -18,10 +18,10 @@ from etl import config, db, ddl, migrations, parallel, publish, receipts, tables
 from etl import dsn as dsns
 from etl.errors import Interrupted, StoreError, UsageError
 from etl.model import Event, Manifest, Progress
-from etl.plan import Leaf
+from etl.plan import Leaf, holds
 from etl.store import manifest as manifests
 from etl.verify import compare, structure, tasks
-from etl.verify.proofs import SHOWN, Finding, LeafTask, NamesTask, Proven, RowDifference
+from etl.verify.proofs import SHOWN, Finding, LeafTask, NamesTask, Proven, RowDifference, Splits
 
 __all__ = ["Finding", "RowDifference", "VerifyResult", "verify"]
 
@@ -31,7 +31,8 @@ class VerifyResult:
     """What verification came to: it holds if there are no ``findings``.
 
     ``rows`` are those that are there, per table; ``compared`` is False where the store no longer has the split, which
-    is a finding as well.
+    is a finding as well. ``later_splits`` are others that parts of the build were renewed from (``etl load --only``,
+    ``etl update --keep-missing``): their powers were compared with those, and the sum of records says nothing.
     """
 
     build: int
@@ -39,6 +40,7 @@ class VerifyResult:
     split_id: str
     store: str
     compared: bool
+    later_splits: tuple[str, ...]
     leaves: int
     rows: Mapping[str, int]
     findings: tuple[Finding, ...]
@@ -59,6 +61,7 @@ class _Case:
     names: tuple[str, ...]
     leaves: list[Leaf]
     manifest: Manifest | None = None
+    splits: Splits | None = None
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
     rejects: int = 0
     findings: list[Finding] = field(default_factory=list)
@@ -98,6 +101,7 @@ def verify(
         split_id=case.split_id,
         store=case.store,
         compared=case.manifest is not None,
+        later_splits=case.splits.later if case.splits else (),
         leaves=len(case.leaves),
         rows=dict(totals),
         findings=tuple(case.findings),
@@ -124,10 +128,30 @@ def _case(connection: db.Connection, live_schema: str, store: str | None) -> _Ca
     )
     try:
         case.manifest = manifests.read(case.store, split_id)
+        case.splits = _splits(case)
     except StoreError as error:
         message = f"{error.message}; the rows were counted, and could not be compared"
         case.findings.append(Finding(check="store", table="", message=message))
     return case
+
+
+def _splits(case: _Case) -> Splits:
+    """Return where the records of the build are; a later split that the store no longer has is taken for the own one.
+
+    That is right where the own split had a turn since, and a finding where it had none.
+    """
+    found = case.connection.execute(db.query("later_splits"), {"build": case.build}).fetchall()
+    there = [(name, is_on_top) for name, is_on_top in found if manifests.is_finished(case.store, name)]
+    for name, is_on_top in found:
+        if is_on_top and (name, is_on_top) not in there:
+            message = f"{case.store}: split {name}, which parts of the build come from, is no longer there"
+            case.findings.append(Finding(check="store", table="", message=message))
+    return Splits(
+        store=case.store,
+        own=case.split_id,
+        later=tuple(name for name, _ in there),
+        overlays=tuple(name for name, is_on_top in there if is_on_top),
+    )
 
 
 def _leaf(values: dict[str, Any]) -> Leaf:
@@ -158,18 +182,15 @@ def _work(case: _Case, pool: parallel.Pool, progress: Progress | None, stop: Cal
     row = case.connection.execute(db.query("export_snapshot")).fetchone()
     snapshot = str(row[0]) if row else ""
     total, done = sum(leaf.rows for leaf in case.leaves), 0
-    if case.manifest is not None:
-        task = NamesTask(
-            snapshot=snapshot, build=case.build, schema=case.schema, store=case.store, split_id=case.split_id
-        )
+    if case.splits is not None:
+        task = NamesTask(snapshot=snapshot, build=case.build, schema=case.schema, splits=case.splits)
         for _, outcome in pool.run(tasks.prove_names, [task], stop=stop):
             _take(case, "all", outcome)
-    sizes = {leaf.name: leaf.rows for leaf in case.leaves}
     for leaf_task, outcome in pool.run(tasks.prove_leaf, _leaf_tasks(case, snapshot), stop=stop):
-        _take(case, leaf_task.leaf, outcome)
-        done += sizes[leaf_task.leaf]
+        _take(case, leaf_task.leaf.name, outcome)
+        done += leaf_task.leaf.rows
         if progress is not None:
-            progress(Event(phase="verify", done=done, total=total, unit="rows", message=leaf_task.leaf))
+            progress(Event(phase="verify", done=done, total=total, unit="rows", message=leaf_task.leaf.name))
     if stop():
         raise Interrupted("stopped; nothing is proven", "etl verify")
 
@@ -187,43 +208,26 @@ def _take(case: _Case, leaf: str, outcome: Proven | Exception) -> None:
 
 
 def _leaf_tasks(case: _Case, snapshot: str) -> list[LeafTask]:
-    """Return a task per leaf, biggest first; a leaf's powersets are those of the split within its bounds."""
-    placed: dict[str, list[str]] = {leaf.name: [] for leaf in case.leaves}
+    """Return a task per leaf, biggest first; powersets of the split that are in no leaf are findings."""
     partitions = case.manifest.partitions if case.manifest else ()
     uids = [partition.powerset for partition in partitions]
     ids: dict[str, int] = dict(case.connection.execute(db.query("powerset_ids"), {"uids": uids}).fetchall())
     for partition in partitions:
-        leaf = _place(case.leaves, partition.archetype, ids.get(partition.powerset))
-        if leaf is None:
+        number = ids.get(partition.powerset)
+        if number is None or not any(holds(leaf, partition.archetype, number) for leaf in case.leaves):
             message = f"powerset {partition.powerset} of archetype {partition.archetype} has no leaf"
             case.findings.append(Finding(check="leaf", table="powers", message=message))
-        else:
-            placed[leaf.name].append(partition.powerset)
-    names = tuple(name for name in case.names if name in tables.LEAF_TABLES)
     return [
         LeafTask(
             snapshot=snapshot,
             build=case.build,
             schema=case.schema,
-            store=case.store,
-            split_id=case.manifest.split_id if case.manifest else None,
-            leaf=leaf.name,
-            archetype=leaf.archetype,
-            archetype_id=leaf.archetype_id,
-            powersets=tuple(placed[leaf.name]),
-            tables=names,
+            splits=case.splits,
+            leaf=replace(leaf, powersets=()),
+            tables=tuple(name for name in case.names if name in tables.LEAF_TABLES),
         )
         for leaf in sorted(case.leaves, key=lambda leaf: -leaf.bytes)
     ]
-
-
-def _place(leaves: Sequence[Leaf], archetype: str, powerset: int | None) -> Leaf | None:
-    """Return the leaf in whose bounds a powerset is."""
-    for leaf in leaves:
-        above = powerset is not None and (leaf.lower is None or powerset >= leaf.lower)
-        if leaf.archetype == archetype and above and (leaf.upper is None or (powerset or 0) < leaf.upper):
-            return leaf
-    return None
 
 
 def _orphans(case: _Case) -> Iterator[Finding]:
@@ -301,7 +305,7 @@ def _sums(case: _Case, manifest: Manifest) -> Iterator[Finding]:
     if recorded != case.rejects:
         message = f"{recorded:,} records are recorded as set aside, {case.rejects:,} must be"
         yield Finding(check="rejects", table="powers", message=message)
-    if "powers" not in case.names:
+    if "powers" not in case.names or (case.splits and case.splits.later):
         return
     loaded = sum(rows for (table, _), rows in case.rows.items() if table == "powers")
     rejected = manifest.rejects + recorded

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from etl.plan import Leaf
+
 SHOWN = 10
 """So many rows are named of each difference; all of them are counted."""
 
@@ -35,22 +37,33 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """Where the records of a build are.
+
+    ``own`` is the split that the build is named after; ``later`` are those that parts of it were renewed from, oldest
+    first, as far as the store has them. ``overlays`` are those of them that came after the build's own: their
+    archetypes and powersets are on top.
+    """
+
+    store: str
+    own: str
+    later: tuple[str, ...] = ()
+    overlays: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeafTask:
     """One leaf of the published build, to be compared with what the store gives for it.
 
-    ``powersets`` are those of the split within the leaf's bounds. ``split_id`` is None where the store no longer has
-    the split: then the rows are only counted. ``snapshot`` is the state of the database to look at.
+    ``splits`` is None where the store no longer has the build's split: then the rows are only counted. ``snapshot`` is
+    the state of the database to look at.
     """
 
     snapshot: str
     build: int
     schema: str
-    store: str
-    split_id: str | None
-    leaf: str
-    archetype: str
-    archetype_id: int
-    powersets: tuple[str, ...]
+    splits: Splits | None
+    leaf: Leaf
     tables: tuple[str, ...]
 
 
@@ -61,8 +74,7 @@ class NamesTask:
     snapshot: str
     build: int
     schema: str
-    store: str
-    split_id: str
+    splits: Splits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

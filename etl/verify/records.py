@@ -2,22 +2,23 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 
 import psycopg
 import pyarrow as pa
 from psycopg import sql
 
-from etl import bulkload, config, db, keys, sources, tables
+from etl import bulkload, config, db, keys, plan, sources, tables
 from etl.errors import StoreError
 from etl.leaf import coalesce, manifest_of
 from etl.model import LeafContext, Manifest, Partition
 from etl.store import entities, parts
 from etl.verify import compare
-from etl.verify.proofs import SHOWN, Finding, LeafTask, NamesTask, Proven
+from etl.verify.proofs import SHOWN, Finding, LeafTask, NamesTask, Proven, Splits
 
 _BATCH_ROWS = 10_000
 _BATCH_BYTES = 8 * config.MIB
@@ -32,17 +33,17 @@ def prove_leaf(task: LeafTask) -> Proven:
     Raises:
         DatabaseError: the server refused or went away.
     """
-    with _session(task.snapshot, f"etl verify {task.leaf}") as connection:
+    with _session(task.snapshot, f"etl verify {task.leaf.name}") as connection:
         names = [name for name in task.tables if compare.exists(connection, task.schema, _name(task, name))]
         findings = [
-            Finding(check="leaf", table=name, leaf=task.leaf, message=f"table {_name(task, name)} is missing")
+            Finding(check="leaf", table=name, leaf=task.leaf.name, message=f"table {_name(task, name)} is missing")
             for name in task.tables
             if name not in names
         ]
         again = _Again(findings=findings)
         connection.execute(db.query("expected_ids"))
-        if task.split_id is not None:
-            _make_again(connection, task, task.split_id, names, again)
+        if task.splits is not None:
+            _make_again(connection, task, task.splits, names, again)
         rows = _compare(connection, task, names, again)
     return Proven(rows=rows, findings=tuple(again.findings), rejects=again.rejects)
 
@@ -54,8 +55,6 @@ class _Again:
     findings: list[Finding]
     made: bool = False
     rejects: int = 0
-    digests: Counter[str] = field(default_factory=Counter)
-    rows: Counter[str] = field(default_factory=Counter)
 
 
 @contextmanager
@@ -70,73 +69,109 @@ def _session(snapshot: str, name: str) -> Iterator[db.Connection]:
 
 def _name(task: LeafTask, table: str) -> str:
     """Return the relation that holds the leaf's rows of a table."""
-    return f"{table}_{task.leaf}" if tables.spec(table).partitioned else table
+    return f"{table}_{task.leaf.name}" if tables.spec(table).partitioned else table
 
 
-def _make_again(connection: db.Connection, task: LeafTask, split_id: str, names: Sequence[str], again: _Again) -> None:
+def _renewed(connection: db.Connection, splits: Splits, build: int, archetype: int | None) -> dict[str, str]:
+    """Return which powers come from which later split; all others are the own split's."""
+    if not splits.later:
+        return {}
+    rows = connection.execute(db.query("renewed_powers"), {"build": build, "archetype": archetype}).fetchall()
+    return {uid: split_id for uid, split_id in rows if split_id in splits.later}
+
+
+def _taken(batch: pa.RecordBatch, split_id: str, own: str, renewed: Mapping[str, str]) -> pa.RecordBatch:
+    """Return the records of a split that the build has from it."""
+    if not renewed:
+        return batch
+    return batch.filter(pa.array([renewed.get(uid, own) == split_id for uid in batch["uid"].to_pylist()], pa.bool_()))
+
+
+def _make_again(connection: db.Connection, task: LeafTask, splits: Splits, names: Sequence[str], again: _Again) -> None:
     """Transform the leaf's records into temporary tables, one for each of its tables."""
+    renewed = _renewed(connection, splits, task.build, task.leaf.archetype_id)
+    for name in names:
+        _expect(connection, task.schema, name)
     try:
-        manifest = manifest_of(task.store, split_id)
-        own = set(task.powersets)
-        wanted = [p for p in manifest.partitions if p.archetype == task.archetype and p.powerset in own]
-        context = _context(connection, task, manifest)
-        for name in names:
-            _expect(connection, task.schema, name)
-        batches = _counted(parts.read_runs(task.store, manifest, wanted), again)
-        for batch in coalesce(batches, _BATCH_ROWS, _BATCH_BYTES):
-            _transform(connection, task, manifest, context, batch, names, again)
+        for split_id in (splits.own, *sorted(set(renewed.values()))):
+            manifest = manifest_of(splits.store, split_id)
+            wanted, context = _context(connection, task, splits, manifest)
+            counts = _Counts()
+            runs = counts.watch(parts.read_runs(splits.store, manifest, wanted))
+            for batch in coalesce(runs, _BATCH_ROWS, _BATCH_BYTES):
+                _transform(
+                    connection, task, manifest, context, _taken(batch, split_id, splits.own, renewed), names, again
+                )
+            again.findings += [_store_finding(task, message) for message in counts.broken_promises(wanted)]
     except StoreError as error:
         again.findings.append(_store_finding(task, error.message))
-        return
-    again.made = True
-    again.findings += [_store_finding(task, message) for message in _broken_promises(wanted, again)]
+    else:
+        again.made = True
 
 
 def _store_finding(task: LeafTask, message: str) -> Finding:
-    return Finding(check="store", table="powers", leaf=task.leaf, message=message)
+    return Finding(check="store", table="powers", leaf=task.leaf.name, message=message)
 
 
-def _counted(batches: Iterable[pa.RecordBatch], again: _Again) -> Iterator[pa.RecordBatch]:
-    """Yield the batches; sum up what the manifest says of each powerset."""
-    for batch in batches:
-        for powerset, digest in zip(batch["powerset"].to_pylist(), batch["digest"].to_pylist(), strict=True):
-            again.rows[powerset] += 1
-            again.digests[powerset] += int.from_bytes(digest)
-        yield batch
+@dataclass(slots=True)
+class _Counts:
+    """Rows and sums of digests per powerset, as the manifest states them."""
 
+    digests: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
 
-def _broken_promises(wanted: Iterable[Partition], again: _Again) -> Iterator[str]:
-    """Yield a sentence for each partition whose records are not those that the manifest names."""
-    for partition in wanted:
-        rows, digest = again.rows[partition.powerset], again.digests[partition.powerset] % _MODULUS
-        if rows != partition.rows or f"{digest:032x}" != partition.digest:
-            yield f"the store's records of {partition.powerset} are not those that its manifest names"
+    def watch(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield the batches, counting what goes by."""
+        for batch in batches:
+            for powerset, digest in zip(batch["powerset"].to_pylist(), batch["digest"].to_pylist(), strict=True):
+                self.rows[powerset] += 1
+                self.digests[powerset] += int.from_bytes(digest)
+            yield batch
+
+    def broken_promises(self, wanted: Iterable[Partition]) -> Iterator[str]:
+        """Yield a sentence for each partition whose records are not those that the manifest names."""
+        for partition in wanted:
+            rows, digest = self.rows[partition.powerset], self.digests[partition.powerset] % _MODULUS
+            if rows != partition.rows or f"{digest:032x}" != partition.digest:
+                yield f"the store's records of {partition.powerset} are not those that its manifest names"
 
 
 @cache
-def _orders(store: str, split_id: str) -> dict[str, list[str]]:
+def _orders(splits: Splits) -> dict[str, list[str]]:
     """Return the members of each set in the order of the source's own list; read once per worker."""
-    manifest = manifest_of(store, split_id)
-    return {entity["uid"]: entity.get("power_order") or [] for entity in entities.read(store, manifest, "powersets")}
+    orders: dict[str, list[str]] = {}
+    for split_id in (splits.own, *splits.overlays):
+        found = entities.read(splits.store, manifest_of(splits.store, split_id), "powersets")
+        orders |= {entity["uid"]: entity.get("power_order") or [] for entity in found}
+    return orders
 
 
-def _context(connection: db.Connection, task: LeafTask, manifest: Manifest) -> LeafContext:
-    """Return what a transform needs to know of the leaf; ids come from the registry, not from the build."""
-    rows = connection.execute(db.query("powerset_ids"), {"uids": list(task.powersets)}).fetchall()
-    orders = _orders(task.store, manifest.split_id)
-    order = {uid: position for name in task.powersets for position, uid in enumerate(orders.get(name, []))}
+def _context(
+    connection: db.Connection, task: LeafTask, splits: Splits, manifest: Manifest
+) -> tuple[list[Partition], LeafContext]:
+    """Return the partitions within the leaf's bounds, and what a transform needs to know of them.
 
-    def resolve(uids: list[str]) -> dict[str, int]:
+    Ids come from the registry, not from the build.
+    """
+    mine = [partition for partition in manifest.partitions if partition.archetype == task.leaf.archetype]
+    uids = [partition.powerset for partition in mine]
+    rows = connection.execute(db.query("powerset_ids"), {"uids": uids}).fetchall()
+    ids = {uid: number for uid, number in rows if plan.holds(task.leaf, task.leaf.archetype, number)}
+    orders = _orders(splits)
+    order = {uid: position for name in sorted(ids) for position, uid in enumerate(orders.get(name, []))}
+
+    def resolve(names: list[str]) -> dict[str, int]:
         statement = db.query("resolve_published", schema=db.identifier(task.schema))
-        return dict(connection.execute(statement, {"uids": uids}).fetchall())
+        return dict(connection.execute(statement, {"uids": names}).fetchall())
 
-    return LeafContext(
-        archetype_ids={task.archetype: task.archetype_id},
-        powerset_ids=dict(rows),
+    context = LeafContext(
+        archetype_ids={task.leaf.archetype: task.leaf.archetype_id},
+        powerset_ids=ids,
         power_ids={},
         power_order=order,
         resolve=resolve,
     )
+    return [partition for partition in mine if partition.powerset in ids], context
 
 
 def _expect(connection: db.Connection, schema: str, name: str) -> None:
@@ -159,17 +194,12 @@ def _transform(
     ids: dict[str, int] = dict(connection.execute(db.query("known_powers"), {"uids": uids}).fetchall())
     if len(ids) < len(uids):
         strangers = [uid for uid in uids if uid not in ids]
-        again.findings.append(_unregistered(strangers, len(strangers), task.leaf))
+        again.findings.append(_unregistered(strangers, len(strangers), task.leaf.name))
         batch = batch.filter(pa.array([uid in ids for uid in uids], pa.bool_()))
+    if not batch.num_rows:
+        return
     connection.execute(db.query("add_expected_ids"), {"ids": list(ids.values())})
-    known = LeafContext(
-        archetype_ids=context.archetype_ids,
-        powerset_ids=context.powerset_ids,
-        power_ids=ids,
-        power_order=context.power_order,
-        resolve=context.resolve,
-    )
-    built, refused = tables.build(manifest.format, batch, known, names)
+    built, refused = tables.build(manifest.format, batch, replace(context, power_ids=ids), names)
     for name in names:
         bulkload.copy(connection, db.identifier(f"expected_{name}"), tables.spec(name).columns, [built[name]])
     _check_rejects(connection, task, [reject.uid for reject in refused if reject.uid], again)
@@ -193,7 +223,7 @@ def _check_rejects(connection: db.Connection, task: LeafTask, uids: list[str], a
     lost = sorted(set(uids) - {uid for (uid,) in recorded})
     if lost:
         message = f"{len(lost):,} records must be set aside, and no reject says so: {', '.join(lost[:SHOWN])}"
-        again.findings.append(Finding(check="rejects", table="powers", leaf=task.leaf, message=message))
+        again.findings.append(Finding(check="rejects", table="powers", leaf=task.leaf.name, message=message))
 
 
 def _compare(connection: db.Connection, task: LeafTask, names: Sequence[str], again: _Again) -> dict[str, int]:
@@ -205,7 +235,7 @@ def _compare(connection: db.Connection, task: LeafTask, names: Sequence[str], ag
     for name in names:
         pair = _pair(connection, task, name)
         if again.made:
-            rows[name], found = compare.finding(connection, pair, "rows", name, leaf=task.leaf)
+            rows[name], found = compare.finding(connection, pair, "rows", name, leaf=task.leaf.name)
             again.findings += found
         else:
             rows[name] = compare.count(connection, pair)
@@ -229,9 +259,8 @@ def prove_names(task: NamesTask) -> Proven:
         StoreError: a part or an entity file is missing or damaged.
         DatabaseError: the server refused or went away.
     """
-    manifest = manifest_of(task.store, task.split_id)
     with _session(task.snapshot, "etl verify names") as connection:
-        findings = [*_expect_names(connection, task, manifest), *_expect_entities(connection, task, manifest)]
+        findings = [*_expect_names(connection, task), *_expect_entities(connection, task)]
         rows = {}
         for name, registry in (
             ("power_directory", "power_key"),
@@ -250,29 +279,36 @@ def prove_names(task: NamesTask) -> Proven:
     return Proven(rows=rows, findings=tuple(findings))
 
 
-def _expect_names(connection: db.Connection, task: NamesTask, manifest: Manifest) -> list[Finding]:
+def _expect_names(connection: db.Connection, task: NamesTask) -> list[Finding]:
     """Fill the temporary directory with the winners of the split; return those that have no key."""
-    column = sources.FORMATS[manifest.format].names[0]
-    wanted = ["uid", "archetype", "powerset", column]
-    batches = (
-        pa.record_batch([batch["uid"], batch[column], batch["archetype"], batch["powerset"]], names=list(_STAGED))
-        for batch in parts.read_runs(task.store, manifest, manifest.partitions, wanted)
-    )
+    renewed = _renewed(connection, task.splits, task.build, None)
     connection.execute(db.query("stage_names"))
-    bulkload.copy(connection, db.identifier("staged_name"), _STAGED, batches)
+    for split_id in (task.splits.own, *sorted(set(renewed.values()))):
+        batches = _names(task.splits, split_id, renewed)
+        bulkload.copy(connection, db.identifier("staged_name"), _STAGED, batches)
     connection.execute(db.query("analyze", relation=db.identifier("staged_name")))
     connection.execute(db.query("expected_directory"), {"build": task.build})
     strangers = connection.execute(db.query("unregistered_names"), {"limit": SHOWN}).fetchall()
     return [_unregistered([uid for uid, _ in strangers], strangers[0][1])] if strangers else []
 
 
-def _expect_entities(connection: db.Connection, task: NamesTask, manifest: Manifest) -> list[Finding]:
+def _names(splits: Splits, split_id: str, renewed: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    """Yield (uid, internal name, archetype, powerset) of the records that the build has from a split."""
+    manifest = manifest_of(splits.store, split_id)
+    column = sources.FORMATS[manifest.format].names[0]
+    wanted = ["uid", "archetype", "powerset", column]
+    for whole in parts.read_runs(splits.store, manifest, manifest.partitions, wanted):
+        batch = _taken(whole, split_id, splits.own, renewed)
+        yield pa.record_batch([batch["uid"], batch[column], batch["archetype"], batch["powerset"]], names=list(_STAGED))
+
+
+def _expect_entities(connection: db.Connection, task: NamesTask) -> list[Finding]:
     """Fill the temporary archetypes and powersets; return those that have no key."""
-    archetypes = entities.read(task.store, manifest, "archetypes")
-    powersets = entities.read(task.store, manifest, "powersets")
     archetype_ids: dict[str, int] = dict(connection.execute(db.query("archetype_ids")).fetchall())
-    uids = [entity["uid"] for entity in powersets]
+    archetypes = _entities(connection, task, "archetypes", archetype_ids)
+    uids = list({uid for split_id in (task.splits.own, *task.splits.overlays) for uid in _sets(task.splits, split_id)})
     powerset_ids: dict[str, int] = dict(connection.execute(db.query("powerset_ids"), {"uids": uids}).fetchall())
+    powersets = _entities(connection, task, "powersets", powerset_ids)
     known_archetypes = [entity for entity in archetypes if entity["uid"] in archetype_ids]
     known_powersets = [e for e in powersets if e["uid"] in powerset_ids and e["archetype"] in archetype_ids]
     rows = keys.entity_rows(known_archetypes, known_powersets, archetype_ids, powerset_ids)
@@ -283,3 +319,26 @@ def _expect_entities(connection: db.Connection, task: NamesTask, manifest: Manif
     if not lost:
         return []
     return [Finding(check="entities", table="powersets", message=f"{lost:,} archetypes or powersets have no key")]
+
+
+def _sets(splits: Splits, split_id: str) -> list[str]:
+    found = entities.read(splits.store, manifest_of(splits.store, split_id), "powersets")
+    return [entity["uid"] for entity in found]
+
+
+def _entities(connection: db.Connection, task: NamesTask, kind: str, ids: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the archetypes or powersets that the build should have.
+
+    Those of a later split lie on top of the own one's; what the last one lacks may be gone, unless it is there.
+    """
+    order = (task.splits.own, *task.splits.overlays)
+    layers = [
+        {entity["uid"]: entity for entity in entities.read(task.splits.store, manifest_of(task.splits.store, s), kind)}
+        for s in order
+    ]
+    whole = {uid: entity for layer in layers for uid, entity in layer.items()}
+    if not task.splits.overlays:
+        return list(whole.values())
+    statement = db.query("ids_of", relation=db.identifier(task.schema, kind))
+    here = {number for (number,) in connection.execute(statement)}
+    return [entity for uid, entity in whole.items() if uid in layers[-1] or ids.get(uid) in here]
