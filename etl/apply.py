@@ -57,6 +57,8 @@ def apply(connection: db.Connection, job: Application) -> tuple[int, int]:
         if job.entities and job.remove_missing:
             connection.execute(db.query("delete_missing_powersets", schema=schema))
             connection.execute(db.query("delete_missing_archetypes", schema=schema))
+        if job.entities:
+            _renew_entity_receipts(connection, job)
         rejected = _set_aside(connection, job)
         if job.whole:
             leaves = _regrouped(job, leaves)
@@ -201,6 +203,14 @@ def _renew_receipts(
                 connection.execute(db.query("change_receipt"), values)
 
 
+def _renew_entity_receipts(connection: db.Connection, job: Application) -> None:
+    """Let the receipts of archetypes and powersets speak of the rows that are there now."""
+    for name in ("archetypes", "powersets"):
+        statement = db.query("count_entities", relation=db.identifier(job.schema, name))
+        values = {"build": job.build, "table": name, "digest": job.manifest.entities_digest}
+        connection.execute(statement, values)
+
+
 def _raise_generation(connection: db.Connection, job: Application) -> int:
     """Raise the generation, with its line, its changes and its notification."""
     values = {"schema": job.live_schema, "build": job.build}
@@ -214,6 +224,7 @@ def _raise_generation(connection: db.Connection, job: Application) -> int:
             "kind": "update",
             "split_id": job.manifest.split_id,
             "previous": job.previous_split_id,
+            "whole": job.whole or job.manifest.split_id == job.previous_split_id,
             "run": job.run,
         },
     )

@@ -1,6 +1,5 @@
 """Older builds: the way back to the previous one, and freeing the space of the others."""
 
-import time
 from dataclasses import dataclass
 
 from etl import db, ddl, publish, receipts, tables
@@ -92,7 +91,7 @@ def prune(connection: db.Connection, live_schema: str, keep: int, *, timeout_s: 
     gone = prunable(connection, live_schema, keep)
     for build in gone:
         refuse_dependents(connection, build.schema)
-        ddl.drop_build(connection, build.schema, deadline=time.monotonic() + timeout_s)
+        ddl.drop_build(connection, build.schema, timeout_s=timeout_s)
         with connection.transaction():
             connection.execute(db.query("forget_build"), {"build": build.build})
             connection.execute(db.query("drop_build_row"), {"build": build.build})

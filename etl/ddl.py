@@ -6,6 +6,7 @@ leaves. A leaf is made standalone, with a CHECK that repeats the bounds of both 
 
 import hashlib
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -166,7 +167,7 @@ def check_leaf(connection: db.Connection, schema: str, table: str, leaf: str, co
 
 
 def analyze(connection: db.Connection, schema: str, table: str, name: str, *, indexed_only: bool = False) -> None:
-    """Gather statistics on the scalar columns of a table shaped like ``name``: chewing jsonb takes longer than building the btree indexes.
+    """Gather statistics on the scalar columns of a table shaped like ``name``; chewing jsonb would take longer than all btrees.
 
     ``indexed_only`` names the indexed ones alone: for a parent, whose leaves have theirs and are sampled once more.
     """
@@ -195,11 +196,12 @@ def attach_leaf(
     )
 
 
-def drop_build(connection: db.Connection, schema: str, deadline: float = 0.0) -> None:
+def drop_build(connection: db.Connection, schema: str, *, timeout_s: float = 60.0) -> None:
     """Drop a build schema relation by relation, each in its own transaction (one DROP of all runs out of locks).
 
-    Each lock is waited for patiently until ``deadline`` (a ``time.monotonic()`` value).
+    Locks are waited for patiently, ``timeout_s`` in all: autovacuum may be at work on what was just loaded.
     """
+    deadline = time.monotonic() + timeout_s
     rows = connection.execute(db.query("relations_of_schema"), {"schema": schema}).fetchall()
     kinds = {"m": "drop_view", "r": "drop_table", "p": "drop_table"}
     for name, kind in rows:

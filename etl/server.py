@@ -303,7 +303,9 @@ def _create_cluster(binaries: Path, data: Path, account: _Account) -> None:
     initdb = [str(binaries / "initdb"), "-D", str(unfinished), "-U", ROLE, "--auth=peer"]
     _must(_run([*initdb, "--encoding=UTF8", "--locale=C"], account, cwd=unfinished))
     single = [str(binaries / "postgres"), "--single", "-D", str(unfinished), "postgres"]
-    _must(_run(single, account, cwd=unfinished, text=f"create database {DATABASE};\n"))
+    # Role and schema share the name: without a path of its own, a table that a person makes would land in schema etl.
+    statements = f"create database {DATABASE};\nalter database {DATABASE} set search_path = public;\n"
+    _must(_run(single, account, cwd=unfinished, text=statements))
     unfinished.rename(data)
 
 

@@ -294,10 +294,15 @@ class _Update:
 
     def _published_digests(self) -> Mapping[tuple[str, str], str]:
         """Return the digests of the split that is published; none where the store lost it, and all is compared."""
-        if not manifests.is_finished(self._options.store, self._live.split_id) or self._scope.first_record:
+        if self._scope.first_record or not self._is_known():
             return {}
         published = manifests.read(self._options.store, self._live.split_id)
         return {(p.archetype, p.powerset): p.digest for p in published.partitions}
+
+    def _is_known(self) -> bool:
+        """Whether the published rows are those of one split that the store still has, so that digests can be trusted."""
+        row = self._connection.execute(db.query("build_is_of_one_split"), {"build": self._live.build}).fetchone()
+        return bool(row and row[0]) and manifests.is_finished(self._options.store, self._live.split_id)
 
     def _ask(self, result: UpdateResult, confirm: Callable[[str], None]) -> None:
         row = self._connection.execute(
@@ -309,7 +314,7 @@ class _Update:
 
     def _entities_equal(self) -> bool:
         """Whether archetypes and powersets are those of the published split."""
-        if not manifests.is_finished(self._options.store, self._live.split_id):
+        if not self._is_known():
             return False
         published = manifests.read(self._options.store, self._live.split_id)
         return published.entities_digest == self._manifest.entities_digest

@@ -176,7 +176,8 @@ where k.uid = any (%(uids)s);
 -- The members of each set in the order of the source's own list.
 select s.power_order
 from {schema}.powersets s
-where s.id = any (%(powersets)s);
+where s.id = any (%(powersets)s)
+order by s.full_name;
 
 -- name: receipts
 -- What is done of a build: table, leaf, digest of the input, version, rows.
@@ -264,8 +265,8 @@ returning generation;
 
 -- name: record_publication
 -- In the transaction that raises the generation.
-insert into etl.publication (live_schema, generation, kind, build, split_id, previous_split_id, run_id)
-values (%(schema)s, %(generation)s, %(kind)s, %(build)s, %(split_id)s, %(previous)s, %(run)s);
+insert into etl.publication (live_schema, generation, kind, build, split_id, previous_split_id, whole, run_id)
+values (%(schema)s, %(generation)s, %(kind)s, %(build)s, %(split_id)s, %(previous)s, %(whole)s, %(run)s);
 
 -- name: mark_published
 -- In the transaction of the flip.
@@ -274,15 +275,6 @@ update etl.build set published_at = clock_timestamp() where build = %(build)s;
 -- name: notify_generation
 -- In the transaction of the flip.
 select pg_notify('etl_live', %(schema)s || ' ' || %(generation)s::text);
-
--- name: snapshots_before
--- Sessions of this database whose snapshot is older than a transaction id: they may still read the old build.
-select count(*)
-from pg_stat_activity
-where datname = current_database()
-  and pid <> pg_backend_pid()
-  and backend_xmin is not null
-  and age(backend_xmin) >= age(%(xid)s::text::xid);
 
 -- name: drop_build_row
 -- The build's schema is gone; its row stays for the history.
@@ -346,14 +338,21 @@ where live_schema = %(schema)s
 order by id desc
 limit %(limit)s;
 
--- name: power_by_id
--- One power with its set and archetype, through the directory.
+-- name: place_of_power
+-- The partition keys of a power, from the directory.
+select archetype_id as archetype, powerset_id as powerset
+from {schema}.power_directory
+where id = %(id)s;
+
+-- name: power_in_place
+-- One power with its set and archetype. The keys are values, so that planning looks at one leaf and not at all of them.
 select p.*, s.name as powerset_name, s.display_name as powerset_display_name, a.name as archetype_name
-from {schema}.power_directory d
-join {schema}.powers p on p.archetype_id = d.archetype_id and p.powerset_id = d.powerset_id and p.id = d.id
-join {schema}.powersets s on s.id = d.powerset_id
-join {schema}.archetypes a on a.id = d.archetype_id
-where d.id = %(id)s;
+from {schema}.powers p
+join {schema}.powersets s on s.id = p.powerset_id
+join {schema}.archetypes a on a.id = p.archetype_id
+where p.archetype_id = %(archetype)s
+  and p.powerset_id = %(powerset)s
+  and p.id = %(id)s;
 
 -- name: power_id_by_name
 -- The id of a power by its full name, in any spelling of case.
@@ -442,10 +441,6 @@ select pg_advisory_xact_lock(%(space)s + 2, 0);
 
 -- name: analyze_directory
 analyze {schema}.power_directory;
-
--- name: clear_entities
--- Archetypes and powersets are written whole.
-truncate {schema}.archetypes, {schema}.powersets;
 
 -- name: link_powersets
 -- Every powerset has its archetype.
@@ -649,7 +644,8 @@ select uid, id from {schema}.staged_touch where uid = any (%(uids)s);
 -- The members of each set in the order of the new source's own list.
 select s.power_order
 from {schema}.staged_powersets s
-where s.id = any (%(powersets)s);
+where s.id = any (%(powersets)s)
+order by s.full_name;
 
 -- name: resolve_after_update
 -- Those of the named powers that the build has once the update is done.
@@ -700,13 +696,11 @@ with reordered as materialized (
     where s.power_order <> b.power_order
 )
 update {schema}.powers p
-set display_order = o.position - 1
-from reordered s
-cross join lateral unnest(s.power_order) with ordinality as o (uid, position)
-join etl.power_key k on k.uid = o.uid
-where p.id = k.id
-  and p.powerset_id = s.id
-  and p.display_order <> o.position - 1;
+set display_order = coalesce(array_position(s.power_order, k.uid) - 1, 0)
+from reordered s, etl.power_key k
+where p.powerset_id = s.id
+  and k.id = p.id
+  and p.display_order <> coalesce(array_position(s.power_order, k.uid) - 1, 0);
 
 -- name: delete_touched
 -- The rows that the touched powers had; returns how many were in which powerset.
@@ -1310,3 +1304,30 @@ create temporary table {expected} on commit drop as {query};
 -- name: powers_as_directory
 -- What the directory says, by the powers themselves.
 select p.id, p.internal_name, p.archetype_id, p.powerset_id from {schema}.powers p;
+
+-- name: build_is_of_one_split
+-- Whether every row of a build came from the split that its row names: no part of another one since the last whole one.
+select not exists (
+    select
+    from etl.publication p
+    where p.build = %(build)s
+      and not p.whole
+      and p.generation > (
+          select coalesce(max(w.generation), 0)
+          from etl.publication w
+          where w.build = p.build
+            and w.live_schema = p.live_schema
+            and w.whole
+            and w.kind = 'update'
+      )
+);
+
+-- name: count_entities
+-- The receipt of an entity table speaks of the rows that are there.
+update etl.receipt
+set rows = (select count(*) from {relation}),
+    input_digest = %(digest)s,
+    created_at = clock_timestamp()
+where build = %(build)s
+  and table_name = %(table)s
+  and leaf = 'all';

@@ -132,6 +132,7 @@ create table etl.publication (
     build integer not null references etl.build,
     split_id text not null,
     previous_split_id text,
+    whole boolean not null default true,
     run_id bigint,
     at timestamptz not null default clock_timestamp(),
     primary key (live_schema, generation)

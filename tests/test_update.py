@@ -323,3 +323,17 @@ def test_a_raised_transform_renews_its_table_alone(base, split, dsn) -> None:
 
     assert checksums(dsn) == before
     assert scope_of(options, (), None) is None
+
+
+def test_the_way_back_from_a_part_of_another_split_compares_all(base, split, dsn) -> None:
+    """After --only the build's row still names the first split, but not all rows are of it."""
+    first = at(split(base), dsn)
+    coordinator.load(first)
+    before = checksums(dsn)
+    after, _ = changed_source(base)
+    update.update(at(split(after), dsn), Scope(archetypes=("npc",), everything=True))
+    assert checksums(dsn) != before
+    update.rollback(first)
+
+    assert checksums(dsn) == before
+    assert update.update(first, Scope()).generation == 0

@@ -31,7 +31,8 @@ def power(name_or_id: str, dsn: str | None, schema: str, as_json: bool) -> None:
     with _published(dsn, schema) as connection:
         number = _power_id(connection, schema, name_or_id)
         cursor = connection.cursor(row_factory=dict_row)
-        row = cursor.execute(_query("power_by_id", schema), {"id": number}).fetchone()
+        place = cursor.execute(_query("place_of_power", schema), {"id": number}).fetchone()
+        row = place and cursor.execute(_query("power_in_place", schema), {**place, "id": number}).fetchone()
     if row is None:
         raise UsageError(f"no power has the id {number}", "etl power NAME")
     row.pop("source_hash", None)
