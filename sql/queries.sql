@@ -33,13 +33,23 @@ where n.nspname = 'etl'
 order by 1;
 
 -- name: foreign_relations_in_live_schema
--- Relations of the live schema that no publication made: anything but views that have the mark of ours in their comment.
+-- Relations of the live schema that no publication made: anything but views that read schema "etl". The first publication
+-- may have been killed before its flip, so that etl.live need not know of them.
 select c.relname
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s
   and c.relname = any (%(names)s)
-  and (c.relkind <> 'v' or not exists (select from etl.live where live_schema = %(schema)s))
+  and not exists (
+      select
+      from pg_rewrite r
+      join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+      left join pg_proc f on d.refclassid = 'pg_proc'::regclass and f.oid = d.refobjid
+      left join pg_class t on d.refclassid = 'pg_class'::regclass and t.oid = d.refobjid
+      where r.ev_class = c.oid
+        and c.relkind = 'v'
+        and 'etl'::regnamespace in (f.pronamespace, t.relnamespace)
+  )
 order by 1;
 
 -- name: try_run_lock
