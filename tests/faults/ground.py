@@ -222,7 +222,7 @@ class Run:
         deadline = time.monotonic() + timeout_s
         with self._news:
             while not any(line.startswith(text) for _, line in self.lines):
-                if self.lines and self.lines[-1][1] == "" or time.monotonic() > deadline:
+                if (self.lines and self.lines[-1][1] == "") or time.monotonic() > deadline:
                     return False
                 self._news.wait(0.5)
         return True
