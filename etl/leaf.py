@@ -20,8 +20,8 @@ from etl.store import manifest as manifests
 
 _log = logging.getLogger(__name__)
 
-# More records than this that a server refuses, of one leaf, say that something is wrong with the server or the tables.
-MOST_GUILTY = 100
+_MOST_GUILTY = 100
+_LEAST_GUILTY = 10
 _MOST_REASON = 500
 
 _TIMED = ("read", "transform", "send", "index")
@@ -57,12 +57,19 @@ def load_leaf(task: LeafTask) -> LeafResult:
         try:
             return _load(task, guilty)
         except Refused as refused:
-            reason = refused.message
-            _log.warning("leaf %s: %s; looking for the records at fault", task.leaf.name, reason)
+            _log.warning("leaf %s: %s; looking for the records at fault", task.leaf.name, refused.message)
+            reason = _refusal(task, guilty, 0, task.leaf.rows)
+            if reason is None:  # it is not the records: they pass without being put down anywhere
+                raise
             for position, why in halving.guilty(0, task.leaf.rows, reason, partial(_refusal, task, dict(guilty))):
                 guilty[position] = why
-                if len(guilty) > MOST_GUILTY:
+                if len(guilty) > most_guilty(task.leaf.rows):
                     raise
+
+
+def most_guilty(rows: int) -> int:
+    """Return how many refused records of a leaf are set aside; more say that the server or the table is at fault."""
+    return min(_MOST_GUILTY, max(_LEAST_GUILTY, rows // 10))
 
 
 def _refusal(task: LeafTask, guilty: Mapping[int, str], low: int, high: int) -> str | None:

@@ -1,4 +1,4 @@
-"""A TCP proxy before a server's Unix socket that cuts all of its connections, once, after so many bytes."""
+"""A TCP proxy before a server's Unix socket that cuts connections, once, at a moment that can be chosen to the byte."""
 
 import asyncio
 import contextlib
@@ -7,11 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-class Proxy:
-    """Passes bytes on in both directions; after ``cut_after`` of them in all, every connection is cut, once."""
+class _Link:
+    """What is known of one connection."""
 
-    def __init__(self, socket: Path, cut_after: int) -> None:
-        self._socket, self._left = socket, cut_after
+    is_marked = False
+    is_muted = False
+
+
+class Proxy:
+    """Passes bytes on in both directions; after ``cut_after`` of them in all, every connection is cut, once.
+
+    With ``mute`` the answer to a COMMIT gets lost instead: the first one of a connection that has sent these bytes.
+    """
+
+    def __init__(self, socket: Path, cut_after: int, mute: bytes | None = None) -> None:
+        self._socket, self._left, self._mute = socket, cut_after, mute
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
         self.cuts = 0
@@ -31,12 +41,22 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers |= {writer, outer}
-        await asyncio.gather(self._pass(reader, outer), self._pass(inner, writer))
+        link = _Link()
+        await asyncio.gather(self._pass(reader, outer, link, up=True), self._pass(inner, writer, link, up=False))
         self._writers -= {writer, outer}
 
-    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _pass(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, link: "_Link", *, up: bool
+    ) -> None:
         with contextlib.suppress(OSError):
             while block := await source.read(1 << 14):
+                if up and self._mute:
+                    link.is_marked = link.is_marked or self._mute in block
+                    link.is_muted = link.is_muted or (link.is_marked and b"COMMIT" in block and not self.cuts)
+                elif link.is_muted and not self.cuts:
+                    self.cuts += 1
+                    target.transport.abort()
+                    return
                 before, self._left = self._left, self._left - len(block)
                 if before > 0 >= self._left:
                     target.write(block[:before])
@@ -62,9 +82,9 @@ async def _end_all() -> None:
 
 
 @contextlib.contextmanager
-def proxy(socket: Path, cut_after: int) -> Iterator[Proxy]:
+def proxy(socket: Path, cut_after: int = 1 << 62, mute: bytes | None = None) -> Iterator[Proxy]:
     """Run a proxy in a thread of its own while the block lasts."""
-    made, ready = Proxy(socket, cut_after), threading.Event()
+    made, ready = Proxy(socket, cut_after, mute), threading.Event()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
 
