@@ -123,6 +123,7 @@ def load(
     with metrics.PeakMemory() as memory, session.hold(where, name=name, live_schema=options.schema) as line:
         migrations.ensure(line.connection)
         line.lock()
+        ledger.close_lost(line.connection, options.schema)
         publish.check_live_schema(line.connection, options.schema, list(ddl.relations(tables.TABLES)))
         with parallel.Pool(options.executor, {config.DSN_VARIABLE: where}) as pool:
             run = _Run(

@@ -44,7 +44,7 @@ def begin(
     kind: str = "powers",
 ) -> int:
     """Write the first half of a run's row; return its number. Rows that a killed run left open are closed."""
-    connection.execute(db.query("close_lost_runs"), {"schema": live_schema})
+    close_lost(connection, live_schema)
     values = {
         "type": f"{manifest.format} {kind}",
         "command": command,
@@ -58,6 +58,11 @@ def begin(
     }
     row = connection.execute(db.query("begin_run"), values).fetchone()
     return int(row[0]) if row else 0
+
+
+def close_lost(connection: db.Connection, live_schema: str) -> None:
+    """Close the rows of runs that ended without a word; only the holder of the coordinator's lock may say so."""
+    connection.execute(db.query("close_lost_runs"), {"schema": live_schema})
 
 
 def end(connection: db.Connection, run: int, ending: Ending) -> None:

@@ -110,6 +110,7 @@ def update(
     with session.hold(where, name=name, live_schema=options.schema) as line:
         migrations.require(line.connection)
         line.lock()
+        ledger.close_lost(line.connection, options.schema)
 
         def attempt() -> UpdateResult:
             live = _live(line.connection, options.schema)
@@ -123,7 +124,7 @@ def update(
 
         def come_back() -> None:
             line.restore()
-            line.connection.execute(db.query("close_lost_runs"), {"schema": options.schema})
+            ledger.close_lost(line.connection, options.schema)
 
         # Nothing has changed before the one transaction at the end; if the answer to its commit was lost, nothing is
         # left to do the second time.

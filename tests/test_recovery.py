@@ -338,6 +338,16 @@ def test_a_table_that_refuses_everything_is_no_matter_of_records(store: str, dsn
         assert connection.execute("select count(*) from etl.live").fetchone() == (0,)
 
 
+def test_the_log_of_a_run_that_was_killed_after_its_publication_is_closed(store: str, dsn: str) -> None:
+    """By the next one, although it has nothing to do."""
+    coordinator.load(options(store, dsn))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("update etl.run set state = 'running', completed_at = null")
+
+        assert coordinator.load(options(store, dsn)).nothing_to_do
+        assert connection.execute("select state from etl.run").fetchall() == [("stopped",)]
+
+
 def test_views_of_a_first_publication_that_was_killed_are_ours(store: str, dsn: str) -> None:
     """They were there before the flip; a stranger's table under our name is still refused."""
     with psycopg.connect(dsn, autocommit=True) as connection:
