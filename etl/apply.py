@@ -64,7 +64,8 @@ def apply(connection: db.Connection, job: Application) -> tuple[int, int]:
             leaves = _regrouped(job, leaves)
         _renew_receipts(connection, job, leaves, grown)
         for name, _ in ddl.views():
-            connection.execute(db.query("refresh_view", relation=db.identifier(job.schema, name)))
+            home = ddl.home(connection, job.schema, name)
+            connection.execute(db.query("refresh_view", relation=db.identifier(home, name)))
         generation = _raise_generation(connection, job)
         rename_build(connection, job, leaves)
         drop_staged(connection, job.schema)
@@ -84,7 +85,7 @@ def _add_branches(connection: db.Connection, job: Application) -> list[Leaf]:
     partitioned = [name for name in tables.LEAF_TABLES if tables.spec(name).partitioned]
     for key in coming:
         for name in partitioned:
-            _add_branch(connection, job.schema, name, key, job.archetype_ids[key])
+            _add_branch(connection, ddl.home(connection, job.schema, name), name, key, job.archetype_ids[key])
     return [_open_leaf(key, job.archetype_ids[key]) for key in coming]
 
 

@@ -27,6 +27,7 @@ from etl import (
     parallel,
     publish,
     receipts,
+    renewal,
     splitter,
     storage,
     tables,
@@ -72,6 +73,7 @@ class _Run:
     number: int = 0
     leaves: list[Leaf] = field(default_factory=list)
     wanted: tuple[str, ...] = ()
+    below: renewal.Renewal | None = None
     done: dict[tuple[str, str], Receipt] = field(default_factory=dict)
     loaded_now: int = 0
     timings: dict[str, float] = field(default_factory=dict)
@@ -121,7 +123,7 @@ def load(
 
 def _run(run: _Run, started: float, memory: metrics.PeakMemory) -> LoadResult:
     """Do what is left to do of a load; leave its line in the import log."""
-    run.wanted = tuple(name for name in tables.TABLES if not run.options.tables or name in run.options.tables)
+    run.wanted = _wanted(run)
     live = _live(run)
     if live is not None:
         return replace(live, seconds=time.perf_counter() - started, peak_bytes=memory.peak_bytes)
@@ -196,8 +198,12 @@ def lock(connection: db.Connection, live_schema: str) -> None:
     raise Busy(f"another run is at work on schema {live_schema}: {who}", "wait for it, then run the command again")
 
 
-def _versions(wanted: tuple[str, ...]) -> dict[str, str]:
-    return {name: ddl.version(name) for name in wanted}
+def _wanted(run: _Run) -> tuple[str, ...]:
+    """Return the tables of the build: those asked for, and those that the published one of the same split has."""
+    asked = run.options.tables or tables.TABLES
+    row = run.connection.execute(db.query("live"), {"schema": run.options.schema}).fetchone()
+    there = row[5] if row and row[4] == run.manifest.split_id and not run.options.fresh else ()
+    return tuple(name for name in tables.TABLES if name in asked or name in there)
 
 
 def _live(run: _Run) -> LoadResult | None:
@@ -208,8 +214,7 @@ def _live(run: _Run) -> LoadResult | None:
     build, generation, _, _, split_id, names, versions, *_ = row
     publish.settle(run.connection, run.options.schema)
     lost = [name for name in names if name not in run.wanted]
-    same = split_id == run.manifest.split_id and all(versions.get(n) == v for n, v in _versions(run.wanted).items())
-    if same and not run.options.fresh:
+    if split_id == run.manifest.split_id and not run.options.fresh and not renewal.stale(run.wanted, versions):
         run.build, run.schema = build, publish.schema_of(run.options.schema, build)
         _index_late(run)
         rows = Counter[str]()
@@ -224,6 +229,8 @@ def _live(run: _Run) -> LoadResult | None:
             f"a build without {', '.join(lost)} would take these tables from the readers of {run.options.schema}",
             "leave out --tables",
         )
+    if not run.options.fresh:
+        run.below = renewal.find(run.connection, run.options.schema, run.manifest.split_id, run.wanted)
     return None
 
 
@@ -232,11 +239,11 @@ def _plan(run: _Run) -> None:
     for build, split_id, names, versions, plan in run.connection.execute(
         db.query("unfinished_builds"), {"schema": run.options.schema}
     ).fetchall():
-        current = versions == _versions(run.wanted) and tuple(names) == run.wanted
+        current = versions == renewal.versions(run.wanted) and tuple(names) == run.wanted
         _take_over(run.connection, build)
-        if split_id == run.manifest.split_id and current and not run.build:
-            run.build = build
-            run.leaves = [leaf_of(values) for values in plan]
+        leaves = [leaf_of(values) for values in plan]
+        if split_id == run.manifest.split_id and current and not run.build and _stands(run, build, leaves):
+            run.build, run.leaves = build, leaves
         else:
             _drop(run.connection, run.options.schema, build)
     for (build,) in run.connection.execute(db.query("half_dropped_builds"), {"schema": run.options.schema}).fetchall():
@@ -246,6 +253,19 @@ def _plan(run: _Run) -> None:
     run.schema = publish.schema_of(run.options.schema, run.build)
     run.epoch = _take_over(run.connection, run.build)
     run.done = receipts.read(run.connection, run.build)
+
+
+def _stands(run: _Run, build: int, leaves: list[Leaf]) -> bool:
+    """Whether an unfinished build stands on what this run's would stand on: on nothing, or on the published build."""
+    schema = publish.schema_of(run.options.schema, build)
+    if run.below is not None and leaves != _leaves_of(run.connection, run.below.base):
+        return False
+    return renewal.fits(run.connection, run.below, schema, run.wanted)
+
+
+def _leaves_of(connection: db.Connection, build: int) -> list[Leaf]:
+    row = connection.execute(db.query("build_plan"), {"build": build}).fetchone()
+    return [leaf_of(values) for values in row[0]] if row else []
 
 
 def leaf_of(values: dict[str, object]) -> Leaf:
@@ -279,14 +299,20 @@ def _drop(connection: db.Connection, live_schema: str, build: int) -> None:
 
 
 def _begin(run: _Run) -> None:
-    """Begin a build in one transaction: ids of archetypes and powersets, its plan, its empty tables, its entities."""
-    manifest, connection = run.manifest, run.connection
+    """Begin a build in one transaction: ids of archetypes and powersets, its plan, its empty tables, its entities.
+
+    A renewal has the plan of the build below it, and views of what it does not make anew.
+    """
+    manifest, connection, below = run.manifest, run.connection, run.below
     archetypes = entities.read(run.options.store, manifest, "archetypes")
     powersets = entities.read(run.options.store, manifest, "powersets")
     with connection.transaction():
         connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
         archetype_ids, powerset_ids = keys.register(connection, archetypes, powersets)
-        run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids)
+        if below is None:
+            run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids)
+        else:
+            run.leaves = _leaves_of(connection, below.base)
         row = connection.execute(
             db.query("create_build"),
             {
@@ -296,16 +322,19 @@ def _begin(run: _Run) -> None:
                 "format": manifest.format,
                 "game_version": manifest.game_version,
                 "tables": list(run.wanted),
-                "versions": json.dumps(_versions(run.wanted)),
+                "versions": json.dumps(renewal.versions(run.wanted)),
                 "plan": json.dumps([asdict(leaf) for leaf in run.leaves]),
             },
         ).fetchone()
         run.build = int(row[0]) if row else 0
         schema = publish.schema_of(run.options.schema, run.build)
         branches = {leaf.archetype: leaf.archetype_id for leaf in run.leaves}
-        ddl.create_build(connection, schema, branches, late=run.options.indexes != "deferred")
+        made = renewal.made(connection, below)
+        ddl.create_build(connection, schema, branches, late=run.options.indexes != "deferred", names=made)
+        if below is not None:
+            renewal.lean(connection, below, run.build, schema)
         entity_rows = keys.entity_rows(archetypes, powersets, archetype_ids, powerset_ids)
-        rows = keys.write_entities(connection, schema, entity_rows)
+        rows = keys.write_entities(connection, schema, entity_rows, [n for n in keys.ENTITY_TABLES if n in made])
         for name, count in rows.items():
             receipt = Receipt(
                 table=name, leaf="all", digest=manifest.entities_digest, version=ddl.version(name), rows=count, bytes=0
@@ -378,19 +407,23 @@ def _publish(run: _Run) -> publish.Publication:
 
 def _index_late(run: _Run) -> None:
     """Build the indexes that the published build lacks, because it was loaded with ``--indexes deferred``."""
-    wanted = [name for name in run.wanted if name in tables.LEAF_TABLES]
-    if not lateindex.missing(run.connection, run.schema, wanted, run.build, run.epoch):
-        return
-    with run.phase("index later"):
-        run.epoch = _take_over(run.connection, run.build)
-        _each(run, work.index_late, lateindex.missing(run.connection, run.schema, wanted, run.build, run.epoch))
-        lateindex.attach(
-            run.connection,
-            run.schema,
-            wanted,
-            timeout_s=run.options.publish_timeout_s,
-            lock_timeout_s=run.options.lock_timeout_s,
-        )
+    homes: dict[str, list[str]] = {}
+    for name in run.wanted:
+        if name in tables.LEAF_TABLES:
+            homes.setdefault(ddl.home(run.connection, run.schema, name), []).append(name)
+    for schema, wanted in homes.items():
+        if not lateindex.missing(run.connection, schema, wanted, run.build, run.epoch):
+            continue
+        with run.phase("index later"):
+            run.epoch = _take_over(run.connection, run.build)
+            _each(run, work.index_late, lateindex.missing(run.connection, schema, wanted, run.build, run.epoch))
+            lateindex.attach(
+                run.connection,
+                schema,
+                wanted,
+                timeout_s=run.options.publish_timeout_s,
+                lock_timeout_s=run.options.lock_timeout_s,
+            )
 
 
 def _each(run: _Run, function: Callable[[T], object], tasks: list[T]) -> None:
@@ -462,7 +495,12 @@ def _task(run: _Run, leaf: Leaf) -> LeafTask:
         store=run.options.store,
         split_id=run.manifest.split_id,
         leaf=leaf,
-        tables=tuple((name, ddl.version(name)) for name in run.wanted if name in tables.LEAF_TABLES),
+        tables=tuple(
+            (name, ddl.version(name))
+            for name in run.wanted
+            if name in tables.LEAF_TABLES and (name, leaf.name) not in run.done
+        ),
+        renews=run.below is not None,
         batch_rows=run.options.batch_rows,
         batch_bytes=batch_bytes(run.options, run.pool.workers),
         durability=run.options.durability,
@@ -515,5 +553,6 @@ def _result(
         timings=dict(run.timings),
         peak_bytes=0,
         run=run.number,
+        renewed=run.below.names if run.below else (),
         notes=run.manifest.notes,
     )

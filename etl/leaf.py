@@ -50,8 +50,11 @@ def load_leaf(task: LeafTask) -> LeafResult:
         clock.lap("index")
         totals, rejects = _copy_all(connection, task, manifest, wanted, context, relations, clock)
         rows = {name: count for name, (count, _) in totals.items()}
-        _prove(leaf, rows, len(rejects))
-        _set_aside(connection, task, rejects, manifest, context)
+        if task.renews:
+            _prove_renewed(leaf, rows, rejects, context)
+        else:
+            _prove(leaf, rows, len(rejects))
+            _set_aside(connection, task, rejects, manifest, context)
         _complete(connection, task)
         clock.lap("index")
         seconds = time.perf_counter() - started
@@ -121,6 +124,8 @@ def _copy_all(
     totals = dict.fromkeys(relations, (0, 0))
     rejects: list[Reject] = []
     batches = parts.read_runs(task.store, manifest, wanted)
+    if task.renews:
+        batches = (_published(batch, context) for batch in batches)
     for batch in coalesce(batches, task.batch_rows, task.batch_bytes):
         clock.lap("read")
         built, refused = tables.build(manifest.format, batch, context, list(relations))
@@ -155,6 +160,26 @@ def _prove(leaf: Leaf, rows: dict[str, int], rejected: int) -> None:
     if "powers" in rows and rows["powers"] + rejected != leaf.rows:
         raise MismatchError(
             f"leaf {leaf.name}: the manifest names {leaf.rows} records, {rows['powers']} came and {rejected} were rejected",
+            "etl split again; the store may be damaged",
+        )
+
+
+def _published(batch: pa.RecordBatch, context: LeafContext) -> pa.RecordBatch:
+    """Return the records whose powers the build has: what it once set aside stays there until another load."""
+    return batch.filter(pa.array([uid in context.power_ids for uid in batch["uid"].to_pylist()], pa.bool_()))
+
+
+def _prove_renewed(leaf: Leaf, rows: dict[str, int], rejects: list[Reject], context: LeafContext) -> None:
+    """Refuse a table that would lack powers which all others have."""
+    if rejects:
+        raise MismatchError(
+            f"leaf {leaf.name}: {len(rejects)} published powers would be set aside now, {rejects[0].uid} first: "
+            f"{rejects[0].reason}",
+            "etl rebuild",
+        )
+    if rows.get("powers", len(context.power_ids)) != len(context.power_ids):
+        raise MismatchError(
+            f"leaf {leaf.name}: {len(context.power_ids)} powers are published, {rows['powers']} came",
             "etl split again; the store may be damaged",
         )
 

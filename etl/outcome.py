@@ -18,6 +18,7 @@ class LoadResult:
 
     ``rows`` are per table; ``seconds`` is the wall time, ``timings`` its parts; ``leaves_loaded`` were loaded by this
     run and ``leaves_kept`` by an earlier one that was stopped. ``generation`` is 0 until something is published.
+    ``renewed`` are the relations that were made anew where the others are those of the build before; else it is empty.
     """
 
     split_id: str
@@ -38,6 +39,7 @@ class LoadResult:
     timings: Mapping[str, float]
     peak_bytes: int
     run: int
+    renewed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -35,7 +35,8 @@ class LeafTask:
     """One leaf of a build: where its records are, where its rows go.
 
     ``tables`` are (name, version) pairs of what to load. ``batch_rows`` and ``batch_bytes`` bound what is in memory
-    at once. ``durability``, ``indexes`` and ``freeze`` are the switches of ``config.LoadOptions``.
+    at once. ``durability``, ``indexes`` and ``freeze`` are the switches of ``config.LoadOptions``. ``renews`` says that the
+    powers themselves are published: their records alone count, and none of them may be set aside.
     """
 
     build: int
@@ -50,6 +51,7 @@ class LeafTask:
     durability: str = "safe"
     indexes: str = "after"
     freeze: bool = True
+    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

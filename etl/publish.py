@@ -80,10 +80,12 @@ def publish(
 
     Raises:
         DatabaseError: a reader stayed in its transaction for longer than ``timeout_s``; nothing has changed for anybody.
+        SchemaError: a column has another type than in the live schema's view, which cannot follow.
     """
     deadline = time.monotonic() + timeout_s
     row = connection.execute(db.query("live"), {"schema": live_schema}).fetchone()
     old = int(row[0]) if row else None
+    _check_types(connection, live_schema, build)
     times = [time.monotonic()]
     _widen(connection, live_schema, old, build)
     _show(connection, live_schema, build, deadline, lock_timeout_s)
@@ -161,8 +163,27 @@ def _widen(connection: db.Connection, live_schema: str, old: int | None, new: in
             time.sleep(_BREATH_S)
 
 
+def _check_types(connection: db.Connection, live_schema: str, build: int) -> None:
+    """Refuse what no view can follow while it stays itself: another type of a column that it has."""
+    for name in _relations(connection, schema_of(live_schema, build)):
+        if not _exists(connection, live_schema, name):
+            continue
+        new, shown = _columns(connection, schema_of(live_schema, build), name), _columns(connection, live_schema, name)
+        for column, kind in shown.items():
+            if new.get(column, kind) != kind:
+                raise SchemaError(
+                    f"{name}.{column} is {new[column]} now, and {kind} in view {live_schema}.{name}, which keeps its "
+                    f"identity and cannot change that; build {build} is not published",
+                    f"give the column another name, or drop view {live_schema}.{name} and what is built on it, "
+                    "and run the same command again",
+                )
+
+
 def _show(connection: db.Connection, live_schema: str, build: int, deadline: float, lock_timeout_s: float) -> None:
-    """Make the views that are not there, and replace those whose columns are others now, one lock at a time."""
+    """Make the views that are not there, and replace those whose columns are others now, one lock at a time.
+
+    A view that is there keeps its columns in their order, and has new ones behind them; one that is gone is null.
+    """
     schema = schema_of(live_schema, build)
     connection.execute(db.query("create_live_schema", schema=db.identifier(live_schema)))
     for name in _relations(connection, schema):
@@ -172,10 +193,13 @@ def _show(connection: db.Connection, live_schema: str, build: int, deadline: flo
         row = connection.execute(db.query("view_reads"), values).fetchone()
         if row and row[0]:
             continue
+        shown = _columns(connection, live_schema, name) if _exists(connection, live_schema, name) else {}
+        gone = {column: sql.SQL(f"null::{kind} as ") for column, kind in shown.items() if column not in columns}
+        listed = [gone.get(column, sql.SQL("")) + db.identifier(column) for column in {**shown, **columns}]
         view = db.query(
             "replace_view",
             view=db.identifier(live_schema, name),
-            columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+            columns=sql.SQL(", ").join(listed),
             function=_function_by_name(function),
         )
         db.patiently(connection, view, deadline, longest_wait_s=lock_timeout_s)

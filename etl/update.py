@@ -17,6 +17,7 @@ from etl import (
     config,
     coordinator,
     db,
+    ddl,
     dsn,
     keys,
     ledger,
@@ -31,7 +32,7 @@ from etl import (
 from etl.errors import Interrupted, SchemaError, UsageError
 from etl.model import Event, Manifest, Progress
 from etl.plan import Difference, DiffTask, Leaf, StageTask
-from etl.scope import Scope
+from etl.scope import Scope, other_ddl
 from etl.store import entities
 from etl.store import manifest as manifests
 
@@ -79,6 +80,7 @@ class _Live:
     split_id: str
     format: str
     leaves: tuple[Leaf, ...]
+    versions: Mapping[str, str]
 
 
 def update(
@@ -153,7 +155,12 @@ def _live(connection: db.Connection, live_schema: str) -> _Live:
     stored = connection.execute(db.query("build_plan"), {"build": row[0]}).fetchone()
     leaves = tuple(coordinator.leaf_of(values) for values in stored[0]) if stored else ()
     return _Live(
-        build=row[0], schema=publish.schema_of(live_schema, row[0]), split_id=row[4], format=row[7], leaves=leaves
+        build=row[0],
+        schema=publish.schema_of(live_schema, row[0]),
+        split_id=row[4],
+        format=row[7],
+        leaves=leaves,
+        versions=row[6],
     )
 
 
@@ -173,6 +180,12 @@ def _check(scope: Scope, manifest: Manifest, live: _Live) -> None:
         )
     if scope.tables and manifest.split_id != live.split_id:
         raise UsageError("some tables of another split would not fit the others", "etl update SOURCE…")
+    other = [name for name, version in live.versions.items() if name in tables.TABLES and other_ddl(name, version)]
+    if other:
+        raise SchemaError(
+            f"the published build has {', '.join(other)} as an older etl made it",
+            f"etl load --split {live.split_id}, which renews that alone, or etl rebuild SOURCE…",
+        )
     if scope.first_record and len(manifest.sources) > 1:
         raise UsageError("--from-record needs a split of one source", "etl load")
 
@@ -349,7 +362,7 @@ class _Update:
                 db.query(
                     "create_staged",
                     staged=db.identifier(self._live.schema, f"staged_{name}"),
-                    parent=db.identifier(self._live.schema, name),
+                    parent=db.identifier(ddl.home(self._connection, self._live.schema, name), name),
                 )
             )
         self._connection.execute(db.query("create_staged_reject", schema=self._schema))

@@ -294,6 +294,7 @@ join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s
   and c.relkind in ('r', 'p', 'v', 'm')
 order by c.relkind = 'm' desc,
+         c.relkind = 'v' desc,
          c.relispartition desc,
          (c.relispartition and c.relkind = 'r') desc,
          exists (select from pg_constraint k where k.confrelid = c.oid and k.contype = 'f'),
@@ -432,6 +433,62 @@ drop materialized view if exists {relation};
 -- name: drop_table
 drop table if exists {relation};
 
+-- name: drop_view_below
+-- A view of what a build has from the one below it.
+drop view if exists {relation};
+
+-- name: create_view_below
+-- What a renewal does not make anew is seen in the build below.
+create view {view} as select * from {below};
+
+-- name: home
+-- The schema that holds the rows of a relation: of a view, that of the relation it reads.
+select coalesce(
+    (
+        select n.nspname
+        from pg_rewrite r
+        join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+        join pg_class t on d.refclassid = 'pg_class'::regclass and t.oid = d.refobjid
+        join pg_namespace n on n.oid = t.relnamespace
+        where r.ev_class = v.oid
+          and t.oid <> v.oid
+        limit 1
+    ),
+    %(schema)s
+)
+from pg_class v
+where v.oid = to_regclass(format('%%I.%%I', %(schema)s::text, %(name)s::text))
+  and v.relkind = 'v';
+
+-- name: builds_below
+-- The builds that others have relations of: (which one has them, whose they are).
+select distinct b.build, below.build
+from etl.build b
+join pg_class v on v.relnamespace = to_regnamespace(quote_ident(b.live_schema || '_b' || b.build))
+join pg_rewrite r on r.ev_class = v.oid
+join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+join pg_class t on d.refclassid = 'pg_class'::regclass and t.oid = d.refobjid
+join etl.build below
+    on t.relnamespace = to_regnamespace(quote_ident(below.live_schema || '_b' || below.build))
+where b.live_schema = %(schema)s
+  and v.relkind = 'v'
+  and below.build <> b.build;
+
+-- name: copy_receipts
+-- What a renewal does not make anew is done already.
+insert into etl.receipt (build, table_name, leaf, input_digest, version, rows, bytes, seconds, worker, created_at)
+select %(build)s, table_name, leaf, input_digest, version, rows, bytes, seconds, worker, created_at
+from etl.receipt
+where build = %(base)s
+  and table_name <> all (%(renewed)s);
+
+-- name: copy_rejects
+-- The records that the build below has set aside are in none of the tables.
+insert into etl.reject (build, leaf, source, file, ordinal, byte_offset, uid, stage, code, reason, raw)
+select %(build)s, leaf, source, file, ordinal, byte_offset, uid, stage, code, reason, raw
+from etl.reject
+where build = %(base)s;
+
 -- name: drop_schema
 drop schema if exists {schema};
 
@@ -444,13 +501,13 @@ analyze {schema}.power_directory;
 
 -- name: link_powersets
 -- Every powerset has its archetype.
-alter table {schema}.powersets
-add constraint powersets_archetype_id_fkey foreign key (archetype_id) references {schema}.archetypes (id);
+alter table {powersets}
+add constraint powersets_archetype_id_fkey foreign key (archetype_id) references {archetypes} (id);
 
 -- name: link_powers
 -- Every power has its powerset.
-alter table {schema}.powers
-add constraint powers_powerset_id_fkey foreign key (powerset_id) references {schema}.powersets (id);
+alter table {powers}
+add constraint powers_powerset_id_fkey foreign key (powerset_id) references {powersets} (id);
 
 -- name: count_rows
 select count(*) from {relation};
@@ -463,6 +520,13 @@ where a.attrelid = format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass
   and a.attnum > 0
   and not a.attisdropped
 order by a.attnum;
+
+-- name: relation_names
+-- The relations of a schema that may be read.
+select c.relname
+from pg_class c
+where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+  and c.relkind in ('r', 'p', 'v', 'm');
 
 -- name: relation_exists
 select to_regclass(format('%%I.%%I', %(schema)s::text, %(name)s::text)) is not null;
@@ -505,12 +569,12 @@ where r.live_schema = {live};
 analyze {relation};
 
 -- name: builds_of
--- Builds of a live schema that have not been dropped.
+-- Builds of a live schema that have not been dropped, newest first: what stands on others comes before them.
 select build
 from etl.build
 where live_schema = %(schema)s
   and dropped_at is null
-order by build;
+order by build desc;
 
 -- name: forget_live
 -- Nothing is published in a live schema any more, and its generations begin anew.

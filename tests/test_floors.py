@@ -32,7 +32,7 @@ FLOORS: dict[str, float] = {
         ),
         3,
     ),
-    **dict.fromkeys(("builds", "scope", "staging", "apply", "verify"), 3.1),
+    **dict.fromkeys(("builds", "renewal", "scope", "staging", "apply", "verify"), 3.1),
     "work": 3.2,
     "coordinator": 4,
     "update": 4.1,

@@ -351,6 +351,8 @@ def _print_load(result: "LoadResult", schema: str) -> None:
         click.echo(
             f"  {result.leaves_kept} leaves were there from an earlier run, {result.leaves_loaded} were loaded now"
         )
+    if result.renewed:
+        click.echo(f"  made anew: {', '.join(result.renewed)}; the rest is that of the build before")
     if not result.settled:
         click.echo("  readers from before linger; the views settle at the next run")
     click.echo(
