@@ -138,24 +138,41 @@ def _list(columns: Sequence[str], prefix: str | None = None) -> sql.Composed:
 
 
 def _replace(connection: db.Connection, schema: str, name: str) -> Counter[tuple[int, int]]:
-    """Put the staged rows of a table in the place of those that the touched powers had.
+    """Put the staged rows of a table in the place of those that the touched powers had; equal ones are left alone.
 
     Returns by how many rows each (archetype id, powerset id) grew.
     """
     relation, key = db.identifier(schema, name), sql.Identifier("id" if name == "powers" else "power_id")
     staged, home = db.identifier(schema, f"staged_{name}"), db.identifier(schema)
     grown = Counter[tuple[int, int]]()
-    gone = db.query("delete_touched", schema=home, relation=relation, key=key)
+    rows = connection.execute(db.query("columns_of"), {"schema": schema, "name": name}).fetchall()
+    columns = [column for (column,) in rows]
+    if name == "powers":
+        gone = db.query("delete_touched", schema=home, relation=relation, key=key)
+    else:
+        gone = _keep_equal(connection, schema, name, columns)
     for archetype, powerset, count in connection.execute(gone).fetchall():
         grown[archetype, powerset] -= count
     for archetype, powerset, count in connection.execute(
         db.query("count_staged", schema=home, staged=staged, key=key)
     ).fetchall():
         grown[archetype, powerset] += count
-    rows = connection.execute(db.query("columns_of"), {"schema": schema, "name": name}).fetchall()
-    columns = _list([column for (column,) in rows])
-    connection.execute(db.query("insert_staged", relation=relation, columns=columns, staged=staged))
+    connection.execute(db.query("insert_staged", relation=relation, columns=_list(columns), staged=staged))
     return grown
+
+
+def _keep_equal(connection: db.Connection, schema: str, name: str, columns: Sequence[str]) -> db.Statement:
+    """Take those staged rows back that the table has already; return the statement that deletes the others."""
+    equal, staged = db.identifier(schema, f"staged_equal_{name}"), db.identifier(schema, f"staged_{name}")
+    places = {"schema": db.identifier(schema), "relation": db.identifier(schema, name), "equal": equal}
+    said = [column for column in columns if column != "created_at"]
+    compared = {"staged_columns": _list(said, "s"), "present_columns": _list(said, "r")}
+    keys = ("archetype_id", "powerset_id") if tables.spec(name).partitioned else ()
+    same = sql.SQL(" and ").join([sql.SQL("true"), *(sql.SQL(f"r.{key} = s.{key}") for key in keys)])
+    connection.execute(db.query("find_equal", staged=staged, same_leaf=same, **places, **compared))
+    connection.execute(db.query("analyze", relation=equal))
+    connection.execute(db.query("unstage_equal", staged=staged, equal=equal))
+    return db.query("delete_unequal", **places)
 
 
 def _follow(connection: db.Connection, schema: str) -> None:
@@ -191,6 +208,7 @@ def _renew_receipts(
 ) -> None:
     """Let the receipts of the leaves that were touched speak of the rows that are there now."""
     known = {leaf.name for leaf in job.leaves}
+    versions = {name: ddl.version(name) for name in tables.LEAF_TABLES}
     for leaf in leaves:
         for name in job.tables if leaf.name in known else tables.LEAF_TABLES:
             mine = [
@@ -200,7 +218,7 @@ def _renew_receipts(
             ]
             if mine or leaf.name not in known:
                 values = {"build": job.build, "table": name, "leaf": leaf.name, "digest": leaf.digest}
-                values |= {"version": ddl.version(name), "more": sum(mine)}
+                values |= {"version": versions[name], "more": sum(mine)}
                 connection.execute(db.query("change_receipt"), values)
 
 

@@ -43,7 +43,10 @@ MOST_GONE = 0.10
 # Above this share of changed powers a rebuild is cheaper, and is proposed.
 MOST_CHANGED = 0.20
 
+# Up to here one process compares, and up to here it stages, while others would still be starting (0.4 s of a core each;
+# measured by scripts/bench.py update).
 _TASK_BYTES = 64 << 20
+_FEW_POWERS = 1_000
 _KINDS = ("changed", "new", "gone", "renewed")
 
 
@@ -289,13 +292,14 @@ class _Update:
         return _pieces(wanted, lambda pair: now[pair].bytes if pair in now else 0, self._pool.workers)
 
     def _comparing_pool(self, tasks: Sequence[DiffTask]) -> parallel.Pool:
-        """Return who compares: this process while the workers start, unless there is much to compare.
-
-        Starting workers took 0.35 s where comparing itself took 0.1 (June to December, 420 powers of 5,163).
-        """
-        self._pool.warm(work.warm)
+        """Return who compares: this process, unless there is much to compare."""
         sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
-        if sum(sizes.get(pair, 0) for task in tasks for pair in task.partitions) > _TASK_BYTES:
+        compared = sum(sizes.get(pair, 0) for task in tasks for pair in task.partitions)
+        return self._workers_if(compared > _TASK_BYTES)
+
+    def _workers_if(self, there_is_much_to_do: bool) -> parallel.Pool:
+        """Return the workers, or this process where they would take longer to start than the work itself takes."""
+        if there_is_much_to_do:
             return self._pool
         return parallel.Pool("inline://", {config.DSN_VARIABLE: self._dsn})
 
@@ -351,8 +355,10 @@ class _Update:
             self._create_staged(keys.entity_rows(self._archetypes, self._powersets, *self._ids))
             self._fill_touch(differences)
         rows = Counter[str]()
-        tasks = list(self._stage_tasks(differences))
-        for counts in coordinator.collect(self._pool, work.stage, tasks, self._stop):
+        touched = sum(len(getattr(difference, kind)) for difference in differences for kind in _KINDS)
+        pool = self._workers_if(touched > _FEW_POWERS)
+        tasks = list(self._stage_tasks(differences, pool.workers))
+        for counts in coordinator.collect(pool, work.stage, tasks, self._stop):
             rows.update(counts)
         return dict(rows)
 
@@ -381,11 +387,11 @@ class _Update:
         values = {name: list(column) for name, column in zip(names, columns, strict=True)}
         self._connection.execute(db.query("fill_touch", schema=self._schema), values)
 
-    def _stage_tasks(self, differences: list[Difference]) -> Iterator[StageTask]:
+    def _stage_tasks(self, differences: list[Difference], workers: int) -> Iterator[StageTask]:
         """Yield tasks of about even size over the partitions that have something to stage."""
         touched = {name[1:] for d in differences for kind in (d.changed, d.new, d.renewed) for name in kind}
         sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
-        for pairs in _pieces(sorted(touched), sizes.__getitem__, self._pool.workers):
+        for pairs in _pieces(sorted(touched), sizes.__getitem__, workers):
             yield StageTask(
                 schema=self._live.schema,
                 store=self._options.store,
@@ -394,7 +400,7 @@ class _Update:
                 partitions=pairs,
                 tables=tuple(self._tables),
                 batch_rows=self._options.batch_rows,
-                batch_bytes=coordinator.batch_bytes(self._options, self._pool.workers),
+                batch_bytes=coordinator.batch_bytes(self._options, workers),
             )
 
     def _application(self, run: int) -> apply.Application:

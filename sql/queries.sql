@@ -766,6 +766,35 @@ where p.powerset_id = s.id
   and k.id = p.id
   and p.display_order <> coalesce(array_position(s.power_order, k.uid) - 1, 0);
 
+-- name: find_equal
+-- Those staged rows of changed powers that the table has already; partition keys are in the condition for the plan's sake.
+create unlogged table {equal} as
+select s.id
+from {staged} s
+join {schema}.staged_touch t on t.id = s.power_id and t.kind = 'changed'
+join {relation} r on r.power_id = t.id and r.id = s.id
+where {same_leaf}
+  and ({staged_columns}) is not distinct from ({present_columns});
+
+-- name: unstage_equal
+-- What is there already need not come.
+delete from {staged} s
+using {equal} e
+where s.id = e.id;
+
+-- name: delete_unequal
+-- The rows that the touched powers have no more; returns how many were in which powerset.
+with deleted as (
+    delete from {relation} r
+    using {schema}.staged_touch t
+    where r.power_id = t.id
+      and not exists (select from {equal} e where e.id = r.id)
+    returning t.archetype_id, t.powerset_id
+)
+select archetype_id, powerset_id, count(*)
+from deleted
+group by 1, 2;
+
 -- name: delete_touched
 -- The rows that the touched powers had; returns how many were in which powerset.
 with deleted as (
