@@ -56,7 +56,7 @@ def check_live_schema(connection: db.Connection, live_schema: str, names: Sequen
     if strangers:
         raise SchemaError(
             f"schema {live_schema} holds something else under our names: {', '.join(strangers)}",
-            "choose another one: --schema NAME",
+            f"choose another one: --schema NAME; or, if they are views whose schema etl was lost: drop schema {live_schema}",
         )
 
 

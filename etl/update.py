@@ -255,8 +255,14 @@ class _Update:
         done = function()
         self._timings[phase] = time.perf_counter() - started
         if self._stop():
-            raise Interrupted("stopped; nothing has changed for readers", "run the same command again")
+            raise Interrupted("stopped; nothing has changed for readers", self._way_on())
         return done
+
+    def _way_on(self) -> str:
+        """Return the command that goes on; an update is one transaction, so what was stopped begins where it began."""
+        if self._scope.first_record:
+            return f"etl load --from-record {self._scope.first_record}"
+        return "run the same command again"
 
     def _compare(self) -> list[Difference]:
         """Return the differences, per archetype and group of powersets."""
