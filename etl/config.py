@@ -69,6 +69,7 @@ class LoadOptions:
     """Options of ``etl load``. ``tables`` empty means all; ``schema`` is the live schema that applications read.
 
     ``lock_timeout_s`` is the longest wait for a view's lock per attempt, ``publish_timeout_s`` for all of them.
+    ``retry_timeout_s`` is how long a database that went away is waited for.
     ``durability`` is safe or fast, ``indexes`` after, before or deferred (docs/switches.md says what each is good for).
     """
 
@@ -83,6 +84,7 @@ class LoadOptions:
     fresh: bool = False
     lock_timeout_s: float = 1.0
     publish_timeout_s: float = 600.0
+    retry_timeout_s: float = 120.0
     durability: str = "safe"
     indexes: str = "after"
     freeze: bool = True

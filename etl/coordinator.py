@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -28,13 +28,15 @@ from etl import (
     publish,
     receipts,
     renewal,
+    retry,
+    session,
     splitter,
     storage,
     tables,
     work,
 )
 from etl.config import MIB
-from etl.errors import Busy, EtlError, InputError, Interrupted, UsageError
+from etl.errors import EtlError, Incomplete, InputError, Interrupted, Transient, UsageError
 from etl.model import Event, Manifest, Progress, Reject
 from etl.outcome import LoadResult
 from etl.plan import CheckTask, IndexTask, Leaf, LeafResult, LeafTask, RegisterTask, cut_leaves
@@ -52,9 +54,7 @@ WORKER_BASE_BYTES = 120 * MIB
 MIN_BATCH_BYTES = 2 * MIB
 MAX_BATCH_BYTES = 16 * MIB
 
-# A killed run's connection holds the lock for a moment longer: db.connect sees to it that this is under a second.
-_LOCK_PATIENCE_S = 2.0
-_LOCK_PAUSE_S = 0.1
+lock = session.lock
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,10 +63,11 @@ class _Run:
 
     options: config.LoadOptions
     manifest: Manifest
-    connection: db.Connection
+    session: session.Session
     progress: Progress
     pool: parallel.Pool
     stop: Callable[[], bool]
+    patience: retry.Patience
     build: int = 0
     epoch: int = 0
     schema: str = ""
@@ -75,8 +76,14 @@ class _Run:
     wanted: tuple[str, ...] = ()
     below: renewal.Renewal | None = None
     done: dict[tuple[str, str], Receipt] = field(default_factory=dict)
+    failed: dict[str, Exception] = field(default_factory=dict)
     loaded_now: int = 0
     timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def connection(self) -> db.Connection:
+        """The coordinator's connection as it is now: it may be lost, and another one take its place."""
+        return self.session.connection
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -99,7 +106,7 @@ def load(
         StoreError: the store holds no finished split, or one of another version.
         DatabaseError: the server is down or refuses.
         SchemaError: the database holds something else, or an old or newer schema.
-        Busy: another run is loading the same live schema.
+        Busy, Incomplete: another run is loading the same live schema, or has taken the build over.
         WorkerDied, MismatchError: a leaf could not be loaded; the others are kept, and nothing was published.
         Interrupted: ``stop`` said so; the same command goes on.
     """
@@ -111,49 +118,80 @@ def load(
         _check_sources(manifest)
     where = dsn.resolve(options.dsn)
     name = f"etl load into {options.schema} by {db.whoami()}"[:63]
-    with metrics.PeakMemory() as memory, db.connect(where, name=name) as connection:
-        migrations.ensure(connection)
-        lock(connection, options.schema)
-        publish.check_live_schema(connection, options.schema, list(ddl.relations(tables.TABLES)))
+    with metrics.PeakMemory() as memory, session.hold(where, name=name, live_schema=options.schema) as line:
+        migrations.ensure(line.connection)
+        line.lock()
+        publish.check_live_schema(line.connection, options.schema, list(ddl.relations(tables.TABLES)))
         with parallel.Pool(options.executor, {config.DSN_VARIABLE: where}) as pool:
-            run = _Run(options=options, manifest=manifest, connection=connection, progress=report, pool=pool, stop=stop)
-            result = _run(run, started, memory)
+            run = _Run(
+                options=options,
+                manifest=manifest,
+                session=line,
+                progress=report,
+                pool=pool,
+                stop=stop,
+                patience=retry.Patience(options.retry_timeout_s, stop),
+            )
+            try:
+                result = retry.persist(lambda: _run(run, started, memory), lambda: _come_back(run), run.patience)
+            except BaseException as error:
+                if run.number:
+                    ledger.fail(run.connection, run.number, error, run.timings, memory.peak_bytes)
+                raise
     return result
 
 
 def _run(run: _Run, started: float, memory: metrics.PeakMemory) -> LoadResult:
-    """Do what is left to do of a load; leave its line in the import log."""
+    """Do what is left to do of a load, and leave its line in the import log; what is done already is skipped."""
     run.wanted = _wanted(run)
-    live = _live(run)
-    if live is not None:
-        return replace(live, seconds=time.perf_counter() - started, peak_bytes=memory.peak_bytes)
-    run.pool.warm(work.warm)
-    with run.phase("plan"):
-        _plan(run)
-    run.number = ledger.begin(
-        run.connection,
-        manifest=run.manifest,
-        command=run.options.command,
-        live_schema=run.options.schema,
-        build=run.build,
-        workers=run.pool.workers,
-    )
-    try:
-        _work(run)
-        with run.phase("finish"):
-            rows = finish.finish(run.connection, run.build, run.schema, run.leaves, run.wanted, run.done)
-            set_aside = outcome.load_rejects(run.connection, run.build)
-            counts = outcome.counts(run.manifest, rows, set_aside)
-        with run.phase("publish"):
-            published = _publish(run)
-        _index_late(run)
-    except BaseException as error:
-        ledger.fail(run.connection, run.number, error, run.timings, memory.peak_bytes)
-        raise
+    if not run.number:
+        live = _live(run)
+        if live is not None:
+            return replace(live, seconds=time.perf_counter() - started, peak_bytes=memory.peak_bytes)
+        run.pool.warm(work.warm)
+        with run.phase("plan"):
+            _plan(run)
+        run.number = ledger.begin(
+            run.connection,
+            manifest=run.manifest,
+            command=run.options.command,
+            live_schema=run.options.schema,
+            build=run.build,
+            workers=run.pool.workers,
+        )
+    _work(run)
+    with run.phase("finish"):
+        rows = finish.finish(run.connection, run.build, run.schema, run.leaves, run.wanted, run.done)
+        set_aside = outcome.load_rejects(run.connection, run.build)
+        counts = outcome.counts(run.manifest, rows, set_aside)
+    with run.phase("publish"):
+        published = _publish(run)
+    _index_late(run)
     result = _result(run, run.build, published.generation, counts, set_aside, settled=published.settled)
     result = replace(result, seconds=time.perf_counter() - started, peak_bytes=memory.peak_bytes)
     ledger.end(run.connection, run.number, outcome.ending(result, run.options.store, run.manifest, set_aside))
     return result
+
+
+def _come_back(run: _Run) -> None:
+    """Stand where the run stood before the database went away: the lock, the build, and the receipts as they are now.
+
+    Receipts tell what is done, also where the answer to a commit was lost, and where a crash of the server took back
+    what ``--durability fast`` had not yet brought to the disk.
+
+    Raises:
+        Busy, Incomplete: another run has taken the lock, or has had it in the meantime.
+    """
+    run.session.restore()
+    if not run.number:
+        return
+    row = run.connection.execute(db.query("build_is_ours"), {"build": run.build, "epoch": run.epoch}).fetchone()
+    if row is None or not row[0]:
+        raise Incomplete(f"another run has taken over build {run.build}; it is left to it", "etl status")
+    run.epoch = _take_over(run.connection, run.build)
+    before, run.done = run.done, receipts.read(run.connection, run.build)
+    if run.done.keys() - before.keys():
+        run.patience.progress()
 
 
 def _silent(event: Event) -> None:
@@ -174,28 +212,6 @@ def _check_sources(manifest: Manifest) -> None:
             f"{'; '.join(changed)}; the split {manifest.split_id} is of what it was before",
             f"etl split again, or load the old one: etl load --split {manifest.split_id}",
         )
-
-
-def lock(connection: db.Connection, live_schema: str) -> None:
-    """Take the coordinator's lock for the life of the connection.
-
-    Raises:
-        Busy: another run has it; the message says who and since when.
-    """
-    values = {"space": db.LOCK_SPACE, "schema": live_schema}
-    deadline = time.monotonic() + _LOCK_PATIENCE_S
-    while time.monotonic() < deadline:
-        row = connection.execute(db.query("try_run_lock"), values).fetchone()
-        if row and row[0]:
-            return
-        time.sleep(_LOCK_PAUSE_S)
-    holder = connection.execute(db.query("run_lock_holder"), values).fetchone()
-    who = (
-        f"{holder[0]} (database user {holder[1]}, {holder[2]}), since {holder[3]:%Y-%m-%d %H:%M:%S %Z}"
-        if holder
-        else ""
-    )
-    raise Busy(f"another run is at work on schema {live_schema}: {who}", "wait for it, then run the command again")
 
 
 def _wanted(run: _Run) -> tuple[str, ...]:
@@ -236,6 +252,7 @@ def _live(run: _Run) -> LoadResult | None:
 
 def _plan(run: _Run) -> None:
     """Find the build to go on with, or begin one; from here on, older workers of it are gone."""
+    run.build, run.leaves = 0, []
     for build, split_id, names, versions, plan in run.connection.execute(
         db.query("unfinished_builds"), {"schema": run.options.schema}
     ).fetchall():
@@ -389,6 +406,10 @@ def _check_parts(run: _Run) -> None:
 
 
 def _publish(run: _Run) -> publish.Publication:
+    """Publish the build, unless it is live already: the answer to the flip may have been lost."""
+    row = run.connection.execute(db.query("live"), {"schema": run.options.schema}).fetchone()
+    if row is not None and row[0] == run.build:
+        return publish.Publication(generation=row[1], settled=publish.settle(run.connection, run.options.schema))
     published = publish.publish(
         run.connection,
         run.options.schema,
@@ -436,10 +457,11 @@ def collect(
     pool: parallel.Pool, function: Callable[[T], R], tasks: Sequence[T], stop: Callable[[], bool]
 ) -> Iterator[R]:
     """Yield the results of tasks as they end; the first failure is raised."""
-    for _, ended in pool.run(function, tasks, stop=stop):
-        if isinstance(ended, Exception):
-            raise ended
-        yield ended
+    with closing(pool.run(function, tasks, stop=stop)) as outcomes:
+        for _, ended in outcomes:
+            if isinstance(ended, Exception):
+                raise ended
+            yield ended
 
 
 def _stop_here(run: _Run) -> None:
@@ -448,37 +470,52 @@ def _stop_here(run: _Run) -> None:
 
 
 def _load_leaves(run: _Run) -> None:
-    """Load what has no receipt, biggest leaves first; a failed leaf does not keep the others from being loaded."""
-    todo = [leaf for leaf in run.leaves if not _is_loaded(run, leaf)]
+    """Load what has no receipt, biggest leaves first; a failed leaf does not keep the others from being loaded.
+
+    Raises:
+        Transient: some leaves failed because the database went away, or was too busy; they are worth another round.
+        EtlError: other leaves failed, and all that could be loaded is.
+    """
+    todo = [leaf for leaf in run.leaves if not _is_loaded(run, leaf) and leaf.name not in run.failed]
     total = sum(leaf.rows for leaf in run.leaves)
     ready = total - sum(leaf.rows for leaf in todo)
-    failures: list[tuple[LeafTask, Exception]] = []
+    lost: list[Exception] = []
     run.progress(Event(phase="load", done=ready, total=total, unit="rows"))
     tasks = [_task(run, leaf) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
-    for task, ended in run.pool.run(work.load_leaf, tasks, stop=run.stop):
+    for task, ended in run.pool.run(work.load_leaf, tasks, stop=lambda: run.stop() or run.session.is_lost):
         if isinstance(ended, Exception):
-            _log.error("leaf %s failed: %s", task.leaf.name, ended)
-            failures.append((task, ended))
+            _note_failure(run, task.leaf.name, ended, lost)
             continue
         ready += task.leaf.rows
         run.loaded_now += 1
         _note_leaf(run, ended)
         run.progress(Event(phase="load", done=ready, total=total, unit="rows", message=ended.leaf))
-    if failures:
-        raise _failed(failures)
     _stop_here(run)
+    if lost or run.session.is_lost:
+        raise lost[0] if lost else Transient("the connection of the coordinator was lost")
+    if run.failed:
+        raise _failed(run.failed)
     run.done = receipts.read(run.connection, run.build)
 
 
-def _failed(failures: list[tuple[LeafTask, Exception]]) -> EtlError:
+def _note_failure(run: _Run, leaf: str, error: Exception, lost: list[Exception]) -> None:
+    """Tell a leaf that is worth another round from one that is not."""
+    if retry.is_transient(error):
+        _log.warning("leaf %s: %s", leaf, error, extra={"action": "leaf_retry", "leaf": leaf})
+        lost.append(error)
+    else:
+        _log.error("leaf %s failed: %s", leaf, error)
+        run.failed[leaf] = error
+
+
+def _failed(failures: Mapping[str, Exception]) -> EtlError:
     """Return the error to end with: the first one's kind and way on, naming every leaf that failed."""
-    first = failures[0][1]
-    names = ", ".join(task.leaf.name for task, _ in failures)
+    first = next(iter(failures.values()))
     kind = type(first) if isinstance(first, EtlError) else EtlError
     text = first.message if isinstance(first, EtlError) else f"{type(first).__name__}: {first}"
     hint = first.hint if isinstance(first, EtlError) else None
     return kind(
-        f"{len(failures)} of the leaves failed ({names}); nothing was published. {text}",
+        f"{len(failures)} of the leaves failed ({', '.join(failures)}); nothing was published. {text}",
         hint or "run the same command again; finished leaves are kept",
     )
 
@@ -520,7 +557,8 @@ def batch_bytes(options: config.LoadOptions, workers: int) -> int:
 
 def _note_leaf(run: _Run, result: LeafResult) -> None:
     """Write a leaf's line into the log of the run."""
-    ledger.log_leaf(run.connection, run.number, run.build, result.leaf, result.rows, result.bytes, result.seconds)
+    with run.session.losing():
+        ledger.log_leaf(run.connection, run.number, run.build, result.leaf, result.rows, result.bytes, result.seconds)
     for kind, seconds in result.timings.items():
         name = f"worker_{kind}"
         run.timings[name] = run.timings.get(name, 0.0) + seconds

@@ -14,13 +14,29 @@ import psycopg
 from psycopg import conninfo, sql
 
 from etl import resources
-from etl.errors import DatabaseError, UsageError
+from etl.errors import DatabaseError, Refused, Transient, UsageError
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Statement = sql.Composed
 
 # The first key of our advisory locks: "etl" in ASCII, so that they cannot meet those of other programs by accident.
 LOCK_SPACE = 0x65746C
+
+# What may well succeed in a moment (manual, appendix A): serialization failure, deadlock, too many connections, a lock
+# that was not to be had, the server or an administrator ended the session, the server is starting. 53200, the server's
+# memory, is worth one more attempt; 53100, the full disk, none.
+_TRANSIENT_CLASSES = ("08",)
+_TRANSIENT_STATES = frozenset(
+    ["40001", "40P01", "53200", "53300", "55P03", "57P01", "57P02", "57P03", "57P05", "25P03"]
+)
+# Data exceptions, violated constraints, limits of the server (an index row that is too big): the data is at fault.
+_REFUSED_CLASSES = ("22", "23", "54")
+
+_FULL = "the disk of the server is full: free space there, then run the same command again; what is loaded is kept"
+
+# A peer that is gone without a word is noticed within a minute; the connection string may say otherwise.
+_KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+_CONNECT_TIMEOUT_S = 10
 
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 1.0
@@ -53,18 +69,61 @@ def connect(dsn: str, *, name: str = "etl", autocommit: bool = True) -> Iterator
 
     Raises:
         UsageError: the connection string cannot be understood.
-        DatabaseError: the server cannot be reached, refuses, or breaks off; any psycopg error that leaves the block.
+        Transient: the server cannot be reached or broke off; the same thing may succeed later.
+        Refused: it refused the data.
+        DatabaseError: it refused for another reason; any psycopg error that leaves the block is translated.
+    """
+    with translated(dsn), open_connection(dsn, name=name) as connection:
+        connection.autocommit = autocommit
+        yield connection
+
+
+def open_connection(dsn: str, *, name: str) -> Connection:
+    """Return a connection in autocommit mode, whose statements end soon after this process does.
+
+    Raises:
+        UsageError: the connection string cannot be understood.
+        psycopg.OperationalError: the server cannot be reached, or refuses.
     """
     split_secret(dsn)
+    given = conninfo.conninfo_to_dict(dsn)
+    own: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT_S, **_KEEPALIVE}
+    own = {key: value for key, value in own.items() if key not in given}
+    connection = psycopg.connect(dsn, autocommit=True, application_name=name, **own)
     try:
-        with psycopg.connect(dsn, autocommit=True, application_name=name, connect_timeout=10) as connection:
-            connection.execute(query("end_with_client"))
-            connection.autocommit = autocommit
-            yield connection
-    except psycopg.OperationalError as error:
-        raise _unreachable(dsn, error) from error
+        connection.execute(query("end_with_client"))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def translated(dsn: str) -> Iterator[None]:
+    """Let psycopg's errors leave the block as ours, by their SQLSTATE; the password of ``dsn`` is not shown."""
+    try:
+        yield
     except psycopg.Error as error:
-        raise DatabaseError(f"the database refused: {_first_lines(error)}") from error
+        raise translate(dsn, error) from error
+
+
+def translate(dsn: str, error: psycopg.Error) -> DatabaseError:
+    """Return what a psycopg error means: ``Transient``, ``Refused``, or another ``DatabaseError``."""
+    state, said = error.sqlstate, _first_lines(error)
+    if is_transient(error):
+        return Transient(*_unreachable(dsn, error), state)
+    if state and state[:2] in _REFUSED_CLASSES:
+        return Refused(f"the database refused ({state}): {said}")
+    if isinstance(error, psycopg.OperationalError):
+        return DatabaseError(*_unreachable(dsn, error))
+    return DatabaseError(f"the database refused: {said}")
+
+
+def is_transient(error: psycopg.Error) -> bool:
+    """Whether the same thing may succeed in a moment; an OperationalError without SQLSTATE is a lost connection."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError)
+    return error.sqlstate in _TRANSIENT_STATES or error.sqlstate[:2] in _TRANSIENT_CLASSES
 
 
 def split_secret(dsn: str) -> tuple[str, str | None]:
@@ -84,17 +143,18 @@ def split_secret(dsn: str) -> tuple[str, str | None]:
     return conninfo.make_conninfo(**parts), password
 
 
-def _unreachable(dsn: str, error: psycopg.OperationalError) -> DatabaseError:
-    """Tell a server that says no from one that says nothing."""
+def _unreachable(dsn: str, error: psycopg.Error) -> tuple[str, str | None]:
+    """Tell a server that says no from one that says nothing; return the message and the next step."""
     where, said = redact(dsn), _first_lines(error)
     if error.sqlstate:
-        return DatabaseError(f"the database at {where} refused ({error.sqlstate}): {said}")
+        hint = _FULL if error.sqlstate == "53100" else None
+        return f"the database at {where} refused ({error.sqlstate}): {said}", hint
     if "FATAL:" in said:  # a connection that is refused at its beginning comes without a state
-        return DatabaseError(
+        return (
             f"the database at {where} refused: {said.partition('FATAL:')[2].strip()}",
             "check user, password and name of the database in --dsn, DATABASE_URL or PG*",
         )
-    return DatabaseError(
+    return (
         f"no database answers at {where}: {said}",
         "check --dsn or DATABASE_URL, or run `etl db start` for the embedded server",
     )

@@ -42,6 +42,18 @@ class DatabaseError(EtlError):
     exit_code = 4
 
 
+class Transient(DatabaseError):
+    """The database went away or was too busy; the same thing may well succeed in a moment."""
+
+    def __init__(self, message: str | None = None, hint: str | None = None, sqlstate: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.sqlstate = sqlstate
+
+
+class Refused(DatabaseError):
+    """The database refused what it was sent, and would refuse it again."""
+
+
 class SchemaError(EtlError):
     """The database holds something else, or a newer schema."""
 

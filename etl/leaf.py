@@ -1,19 +1,28 @@
 """Loading one leaf: its record batches, transformed and bulk-loaded in one transaction with the receipts."""
 
+import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, partial
+from typing import Any
 
 import pyarrow as pa
 from psycopg import sql
 
-from etl import bulkload, config, db, ddl, receipts, tables
-from etl.errors import MismatchError
-from etl.model import LeafContext, Manifest, Partition, Reject
+from etl import bulkload, config, db, ddl, halving, receipts, sources, tables
+from etl.errors import MismatchError, Refused
+from etl.model import LeafContext, Manifest, Reject
 from etl.plan import Leaf, LeafResult, LeafTask
+from etl.sources.records import MAX_RAW_BYTES
+from etl.store import columns, parts
 from etl.store import manifest as manifests
-from etl.store import parts
+
+_log = logging.getLogger(__name__)
+
+_MOST_GUILTY = 100
+_LEAST_GUILTY = 10
+_MOST_REASON = 500
 
 _TIMED = ("read", "transform", "send", "index")
 
@@ -34,35 +43,118 @@ class _Clock:
 def load_leaf(task: LeafTask) -> LeafResult:
     """Load one leaf of every table in one transaction: all of its rows with their receipts, or nothing.
 
+    What the server refuses, although the split let it pass, is found by running the transaction in halves, and becomes
+    a reject; the rest is loaded. Savepoints would not do: COPY FREEZE is refused after one.
+
     Raises:
         Incomplete: a newer coordinator has taken over this build.
         MismatchError: the rows that arrived are not those that the manifest names.
-        DatabaseError: the server refused or went away; nothing was committed.
+        Refused: the server refuses so many records that it is hardly theirs to change.
+        Transient, DatabaseError: the server went away, or refused for another reason; nothing was committed.
     """
+    guilty: dict[int, str] = {}
+    while True:
+        try:
+            return _load(task, guilty)
+        except Refused as refused:
+            _log.warning("leaf %s: %s; looking for the records at fault", task.leaf.name, refused.message)
+            reason = _refusal(task, guilty, 0, task.leaf.rows)
+            if reason is None:  # it is not the records: they pass without being put down anywhere
+                raise
+            for position, why in halving.guilty(0, task.leaf.rows, reason, partial(_refusal, task, dict(guilty))):
+                guilty[position] = why
+                if len(guilty) > most_guilty(task.leaf.rows):
+                    raise
+
+
+def most_guilty(rows: int) -> int:
+    """Return how many refused records of a leaf are set aside; more say that the server or the table is at fault."""
+    return min(_MOST_GUILTY, max(_LEAST_GUILTY, rows // 10))
+
+
+def _refusal(task: LeafTask, guilty: Mapping[int, str], low: int, high: int) -> str | None:
+    """Try the records of a leaf from one position up to another, and keep nothing; return why they are refused."""
+    try:
+        _load(task, guilty, range(low, high))
+    except Refused as refused:
+        return refused.message
+    return None
+
+
+def _load(task: LeafTask, guilty: Mapping[int, str], trial: range | None = None) -> LeafResult:
+    """Run a leaf's transaction without the records at the ``guilty`` positions; a ``trial`` is rolled back."""
     started, clock = time.perf_counter(), _Clock()
     manifest, leaf = manifest_of(task.store, task.split_id), task.leaf
-    names = set(leaf.powersets)
-    wanted = [p for p in manifest.partitions if p.archetype == leaf.archetype and p.powerset in names]
     with db.connect(os.environ[config.DSN_VARIABLE], name=f"etl load {leaf.name}", autocommit=False) as connection:
         receipts.enter(connection, task.build, task.epoch, durability=task.durability)
+        if done := receipts.of_piece(connection, task.build, leaf.name, dict(task.tables)):
+            return _known(leaf, done)
         context = _context(connection, task)
         relations = {name: _relation(connection, task, name) for name, _ in task.tables}
         clock.lap("index")
-        totals, rejects = _copy_all(connection, task, manifest, wanted, context, relations, clock)
+        rejects: list[Reject] = []
+        batches = _records(task, manifest, guilty, trial or range(leaf.rows), rejects)
+        totals = _copy_all(connection, task, manifest, batches, context, relations, clock, rejects)
         rows = {name: count for name, (count, _) in totals.items()}
-        if task.renews:
+        if trial is None and task.renews:
             _prove_renewed(leaf, rows, rejects, context)
-        else:
+        elif trial is None:
             _prove(leaf, rows, len(rejects))
             _set_aside(connection, task, rejects, manifest, context)
         _complete(connection, task)
         clock.lap("index")
         seconds = time.perf_counter() - started
-        _record(connection, task, totals, seconds)
-        connection.commit()
+        if trial is None:
+            _record(connection, task, totals, seconds)
+            connection.commit()
+        else:
+            connection.rollback()
     sizes = {name: size for name, (_, size) in totals.items()}
     return LeafResult(
         leaf=leaf.name, rows=rows, bytes=sizes, rejects=len(rejects), seconds=seconds, timings=clock.seconds
+    )
+
+
+def _known(leaf: Leaf, done: Mapping[str, tuple[Any, ...]]) -> LeafResult:
+    """Return the result of a leaf that was committed before its worker could tell."""
+    rows = {name: values[0] for name, values in done.items()}
+    sizes = {name: values[1] for name, values in done.items()}
+    rejects = leaf.rows - rows["powers"] if "powers" in rows else 0
+    return LeafResult(leaf=leaf.name, rows=rows, bytes=sizes, rejects=rejects, seconds=max(v[2] for v in done.values()))
+
+
+def _records(
+    task: LeafTask, manifest: Manifest, guilty: Mapping[int, str], span: range, rejects: list[Reject]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the leaf's records at the positions in ``span``; those at fault are added to the rejects instead."""
+    names = set(task.leaf.powersets)
+    wanted = [p for p in manifest.partitions if p.archetype == task.leaf.archetype and p.powerset in names]
+    start = 0
+    for batch in parts.read_runs(task.store, manifest, wanted):
+        first, last = max(0, span.start - start), min(batch.num_rows, span.stop - start)
+        at_fault = {row: guilty[start + row] for row in range(first, last) if start + row in guilty} if guilty else {}
+        start += batch.num_rows
+        rejects += [_refused(manifest, batch, row, reason) for row, reason in at_fault.items()]
+        if at_fault:
+            yield batch.take(pa.array([row for row in range(first, last) if row not in at_fault], pa.int64()))
+        elif first < last:
+            yield batch.slice(first, last - first)
+
+
+def _refused(manifest: Manifest, batch: pa.RecordBatch, row: int, reason: str) -> Reject:
+    """Return the reject of a record that the server refused."""
+    place = {key: batch.column(key)[row].as_py() for key in ("source", "ordinal", "offset", "uid")}
+    text = columns.text(sources.FORMATS[manifest.format].record, batch, row)
+    return Reject(
+        source=str(place["source"]),
+        file=None,
+        ordinal=place["ordinal"],
+        offset=place["offset"],
+        uid=place["uid"],
+        stage="load",
+        code="server_refused",
+        reason=reason[:_MOST_REASON],
+        raw=text.encode()[:MAX_RAW_BYTES].decode(errors="ignore"),
     )
 
 
@@ -115,15 +207,14 @@ def _copy_all(
     connection: db.Connection,
     task: LeafTask,
     manifest: Manifest,
-    wanted: list[Partition],
+    batches: Iterable[pa.RecordBatch],
     context: LeafContext,
     relations: dict[str, sql.Identifier],
     clock: _Clock,
-) -> tuple[dict[str, tuple[int, int]], list[Reject]]:
-    """Transform and COPY the leaf batch by batch; return (rows, bytes) per table, and what was set aside."""
+    rejects: list[Reject],
+) -> dict[str, tuple[int, int]]:
+    """Transform and COPY the leaf batch by batch; return (rows, bytes) per table, and add what was set aside."""
     totals = dict.fromkeys(relations, (0, 0))
-    rejects: list[Reject] = []
-    batches = parts.read_runs(task.store, manifest, wanted)
     if task.renews:
         batches = (_published(batch, context) for batch in batches)
     for batch in coalesce(batches, task.batch_rows, task.batch_bytes):
@@ -138,7 +229,7 @@ def _copy_all(
             )
             totals[name] = (totals[name][0] + done[0], totals[name][1] + done[1])
         clock.lap("send")
-    return totals, rejects
+    return totals
 
 
 def coalesce(batches: Iterable[pa.RecordBatch], rows: int, size: int) -> Iterator[pa.RecordBatch]:

@@ -6,12 +6,13 @@ is a suspect and runs again alone, and one that kills its worker alone as well c
 """
 
 import contextlib
+import logging
 import os
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -21,6 +22,8 @@ from etl.errors import UsageError, WorkerDied
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_log = logging.getLogger(__name__)
 
 # Workers get one polars thread: parallelism is processes. The malloc settings keep freed buffers in the process, which
 # saves page faults; they are read by the C library when the worker starts.
@@ -89,16 +92,29 @@ class Pool:
         *,
         window: int | None = None,
         stop: Callable[[], bool] = lambda: False,
-    ) -> Iterator[tuple[T, R | Exception]]:
+    ) -> Generator[tuple[T, R | Exception], None, None]:
         """Yield (task, result or exception) as tasks end, in no fixed order.
 
         ``function`` is module-level, tasks are frozen values, results small. At most ``window`` tasks (default: one
         per worker, and one waiting for each) are in flight. Once ``stop`` says so nothing more is submitted, and what
         is in flight is still yielded.
         """
-        waiting, suspects = deque(tasks), deque[T]()
         flying: dict[Future[R], T] = {}
-        limit = window or 2 * self.workers
+        try:
+            yield from self._run(function, deque(tasks), flying, window or 2 * self.workers, stop)
+        finally:
+            if flying:  # the caller has had enough: what is in flight would meet whatever it does next
+                self.kill()
+
+    def _run(
+        self,
+        function: Callable[[T], R],
+        waiting: deque[T],
+        flying: "dict[Future[R], T]",
+        limit: int,
+        stop: Callable[[], bool],
+    ) -> Iterator[tuple[T, R | Exception]]:
+        suspects = deque[T]()
         retrying = False
         while waiting or suspects or flying:
             if stop():
@@ -121,6 +137,7 @@ class Pool:
             if retrying:
                 yield broken[0], WorkerDied(f"the worker process died twice on {broken[0]!r}"[:500])
             else:
+                _log.warning("a worker process died; its task is tried again alone", extra={"action": "worker_died"})
                 suspects.extend(broken)
 
     def _fill(

@@ -1,7 +1,9 @@
 """Receipts: what is done of a build, committed beside the rows they speak of."""
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from etl import db
 from etl.errors import Incomplete
@@ -32,6 +34,18 @@ def record(connection: db.Connection, build: int, receipt: Receipt, seconds: flo
     values = {name: getattr(receipt, name) for name in ("table", "leaf", "digest", "version", "rows", "bytes")}
     values |= {"build": build, "seconds": seconds, "worker": os.getpid()}
     connection.execute(db.query("record_receipt"), values)
+
+
+def of_piece(connection: db.Connection, build: int, piece: str, wanted: Collection[str]) -> dict[str, tuple[Any, ...]]:
+    """Return (rows, bytes, seconds) per table of a piece that is done, else nothing.
+
+    The lock makes sure that no transaction is still about to commit it: that of a worker that was killed, for example.
+    It is held to the end of this transaction.
+    """
+    values = {"build": build, "piece": piece, "tables": list(wanted), "space": db.LOCK_SPACE}
+    connection.execute(db.query("lock_piece"), {**values, "piece": f"{piece} {min(wanted)}"})
+    found = {table: rest for table, *rest in connection.execute(db.query("receipts_of_piece"), values)}
+    return {table: tuple(rest) for table, rest in found.items()} if len(found) == len(wanted) else {}
 
 
 def enter(connection: db.Connection, build: int, epoch: int, *, durability: str = "safe") -> None:

@@ -24,6 +24,8 @@ def register(task: RegisterTask) -> int:
     manifest = manifests.read(task.store, task.split_id)
     with db.connect(os.environ[config.DSN_VARIABLE], name="etl register", autocommit=False) as connection:
         receipts.enter(connection, task.build, task.epoch)
+        if done := receipts.of_piece(connection, task.build, "all", ["power_directory"]):
+            return int(done["power_directory"][0])
         connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
         connection.execute(db.query("stage_names"))
         column = sources.FORMATS[manifest.format].names[0]

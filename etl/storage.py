@@ -4,8 +4,10 @@ A store is named by a path or a URI. Local paths are served by the standard libr
 cost the import of pyarrow. Object stores have no rename: files appear there when they are closed, under unique names.
 """
 
+import errno
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -13,7 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from etl.errors import Incomplete
+
 _BLOCK_BYTES = 1 << 20
+_PARTIAL = "."
 
 
 def is_local(place: str) -> bool:
@@ -79,20 +84,44 @@ def create(place: str, *, arrow: bool = False) -> Iterator[IO[bytes]]:
     """Open a new file for writing; it appears under its name when the block ends without an error.
 
     With ``arrow`` the stream is one of Arrow's own: writing record batches through a Python file takes twice as long.
+
+    Raises:
+        Incomplete: there is no space left; the file does not exist.
     """
     if is_local(place):
         path = local_path(place)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        partial = path.with_name(f"{_PARTIAL}{path.name}.{uuid.uuid4().hex[:8]}")
         try:
             with _open_sink(partial, arrow=arrow) as stream:
                 yield stream
             partial.replace(path)
+        except OSError as error:
+            if _is_full(error):
+                raise Incomplete(
+                    f"{path.parent}: no space left to write {path.name}",
+                    "free space there, then run the same command again; what is finished is kept",
+                ) from error
+            raise
         finally:
             partial.unlink(missing_ok=True)
     else:
         filesystem, remote = _remote(place)
         with filesystem.open_output_stream(remote) as stream:
             yield stream
+
+
+def _is_full(error: OSError) -> bool:
+    """Whether the disk, the quota or the limit of a file's size is reached; Arrow says so in its message alone."""
+    named = re.search(r"errno (\d+)", str(error))
+    number = error.errno or (int(named[1]) if named else 0)
+    return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def delete_partial(folder: str) -> None:
+    """Delete the files of a local folder that a killed process was still writing; nobody else may be writing there."""
+    if is_local(folder):
+        for path in local_path(folder).glob(f"{_PARTIAL}*"):
+            path.unlink(missing_ok=True)
 
 
 def open_arrow(place: str) -> Any:

@@ -25,6 +25,8 @@ from etl import (
     migrations,
     parallel,
     publish,
+    retry,
+    session,
     storage,
     tables,
     work,
@@ -108,18 +110,42 @@ def update(
     report = progress or (lambda _: None)
     manifest = manifests.read(options.store, options.split_id)
     where = dsn.resolve(options.dsn)
-    with db.connect(where, name=f"etl update of {options.schema} by {db.whoami()}"[:63]) as connection:
-        migrations.require(connection)
-        coordinator.lock(connection, options.schema)
-        live = _live(connection, options.schema)
-        _check(scope, manifest, live)
-        with (
-            metrics.PeakMemory() as memory,
-            parallel.Pool(options.executor, {config.DSN_VARIABLE: where}) as pool,
-        ):
-            update_of = _Update(connection, pool, where, options, manifest, scope, live, report, stop)
-            result = update_of.run(dry_run, confirm, memory)
+    asked = _once(confirm)
+    name = f"etl update of {options.schema} by {db.whoami()}"[:63]
+    with session.hold(where, name=name, live_schema=options.schema) as line:
+        migrations.require(line.connection)
+        line.lock()
+
+        def attempt() -> UpdateResult:
+            live = _live(line.connection, options.schema)
+            _check(scope, manifest, live)
+            with (
+                metrics.PeakMemory() as memory,
+                parallel.Pool(options.executor, {config.DSN_VARIABLE: where}) as pool,
+            ):
+                update_of = _Update(line.connection, pool, where, options, manifest, scope, live, report, stop)
+                return update_of.run(dry_run, asked, memory)
+
+        def come_back() -> None:
+            line.restore()
+            line.connection.execute(db.query("close_lost_runs"), {"schema": options.schema})
+
+        # Nothing has changed before the one transaction at the end; if the answer to its commit was lost, nothing is
+        # left to do the second time.
+        result = retry.persist(attempt, come_back, retry.Patience(options.retry_timeout_s, stop))
     return replace(result, seconds=time.perf_counter() - started)
+
+
+def _once(confirm: Callable[[str], None]) -> Callable[[str], None]:
+    """Return a function that asks each question once, however often the update has to begin again."""
+    asked: set[str] = set()
+
+    def ask(question: str) -> None:
+        if question not in asked:
+            confirm(question)
+            asked.add(question)
+
+    return ask
 
 
 def rollback(

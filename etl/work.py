@@ -64,6 +64,8 @@ def index_table(task: IndexTask) -> str:
     started = time.perf_counter()
     with db.connect(os.environ[config.DSN_VARIABLE], name=f"etl index {task.table}", autocommit=False) as connection:
         receipts.enter(connection, task.build, task.epoch, durability=task.durability)
+        if receipts.of_piece(connection, task.build, "indexes", [task.table]):
+            return task.table
         late = task.indexes != "deferred"
         ddl.create_indexes(connection, task.schema, task.table, ddl.table_file(task.table), late=late)
         ddl.analyze(connection, task.schema, task.table, task.table)

@@ -33,18 +33,40 @@ where n.nspname = 'etl'
 order by 1;
 
 -- name: foreign_relations_in_live_schema
--- Relations of the live schema that no publication made: anything but views that have the mark of ours in their comment.
+-- Relations of the live schema that no publication made: anything but views that read schema "etl". The first publication
+-- may have been killed before its flip, so that etl.live need not know of them.
 select c.relname
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s
   and c.relname = any (%(names)s)
-  and (c.relkind <> 'v' or not exists (select from etl.live where live_schema = %(schema)s))
+  and not exists (
+      select
+      from pg_rewrite r
+      join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+      left join pg_proc f on d.refclassid = 'pg_proc'::regclass and f.oid = d.refobjid
+      left join pg_class t on d.refclassid = 'pg_class'::regclass and t.oid = d.refobjid
+      where r.ev_class = c.oid
+        and c.relkind = 'v'
+        and 'etl'::regnamespace in (f.pronamespace, t.relnamespace)
+  )
 order by 1;
 
 -- name: try_run_lock
 -- The lock of one coordinator per live schema; held by the session.
 select pg_try_advisory_lock(%(space)s, hashtext(%(schema)s));
+
+-- name: own_backend
+-- Which server process serves this connection, and since when.
+select pid, backend_start from pg_stat_activity where pid = pg_backend_pid();
+
+-- name: end_former_self
+-- Ends the server process of a connection that is lost on our side, if it has not noticed yet; waits up to five seconds.
+select pg_terminate_backend(pid, 5000)
+from pg_stat_activity
+where pid = %(pid)s
+  and backend_start = %(since)s
+  and pid <> pg_backend_pid();
 
 -- name: run_lock_holder
 -- Who holds the coordinator's lock: application name, user, client, since when.
@@ -105,6 +127,22 @@ select pg_advisory_xact_lock(%(space)s + 1, %(build)s);
 -- name: lock_build_shared
 -- A worker's sign that it is at work on a build; held to the end of its transaction.
 select pg_advisory_xact_lock_shared(%(space)s + 1, %(build)s);
+
+-- name: build_is_ours
+-- Whether a build is still there and nobody has taken it over.
+select epoch = %(epoch)s and dropped_at is null from etl.build where build = %(build)s;
+
+-- name: lock_piece
+-- One at a time works on a piece of a build: the transaction of a worker that was killed may still be on its way out.
+select pg_advisory_xact_lock(%(space)s + 2, hashtext(%(build)s::text || ' ' || %(piece)s::text));
+
+-- name: receipts_of_piece
+-- The receipts of one piece of a build: table, rows, bytes, seconds.
+select table_name, rows, bytes, seconds
+from etl.receipt
+where build = %(build)s
+  and leaf = %(piece)s
+  and table_name = any (%(tables)s);
 
 -- name: build_epoch
 -- The epoch a worker must have been started in.
@@ -191,9 +229,12 @@ insert into etl.receipt (build, table_name, leaf, input_digest, version, rows, b
 values (%(build)s, %(table)s, %(leaf)s, %(digest)s, %(version)s, %(rows)s, %(bytes)s, %(seconds)s, %(worker)s);
 
 -- name: record_leaf_log
--- The import log's line for a leaf and table.
+-- The import log's line for a leaf and table; may be run twice.
 insert into etl.leaf_log (run_id, build, table_name, leaf, rows, bytes, seconds)
-values (%(run)s, %(build)s, %(table)s, %(leaf)s, %(rows)s, %(bytes)s, %(seconds)s);
+select %(run)s, %(build)s, %(table)s, %(leaf)s, %(rows)s, %(bytes)s, %(seconds)s
+where not exists (
+    select from etl.leaf_log where run_id = %(run)s and table_name = %(table)s and leaf = %(leaf)s
+);
 
 -- name: record_reject
 -- A record set aside by a load; in the transaction of its leaf.

@@ -11,9 +11,9 @@ PACKAGE = ROOT / "etl"
 # A file imports only from floors below it; a package is one room, whose files may import each other. What follows the
 # point is a landing: rooms of one floor of which one stands on the other.
 FLOORS: dict[str, float] = {
-    **dict.fromkeys(("model", "errors", "config", "categories", "resources", "postgres"), 0),
+    **dict.fromkeys(("model", "errors", "config", "categories", "resources", "postgres", "halving"), 0),
     **dict.fromkeys(("db", "storage", "parallel", "progress", "metrics", "server"), 1),
-    **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "ledger", "plan", "dsn"), 2),
+    **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "ledger", "plan", "dsn", "retry"), 2),
     **dict.fromkeys(("store", "tables"), 2.1),
     "ddl": 2.2,
     "keys": 2.3,
@@ -21,6 +21,7 @@ FLOORS: dict[str, float] = {
         (
             "splitter",
             "register",
+            "session",
             "leaf",
             "outcome",
             "scope",

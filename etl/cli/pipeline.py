@@ -73,6 +73,13 @@ SWITCHES = common.options(
         show_default=True,
         help="How long to try while readers hold a view.",
     ),
+    click.option(
+        "--retry-timeout",
+        type=common.Duration(),
+        default="2min",
+        show_default=True,
+        help="How long to wait for a database that went away in the middle.",
+    ),
 )
 SHARED_OPTIONS = common.options(
     common.STORE, common.JOBS, common.EXECUTOR, common.MEMORY, common.BATCH, common.JSON, common.QUIET
@@ -123,6 +130,7 @@ def _switches(given: dict[str, Any]) -> dict[str, Any]:
     """Return the options of ``SWITCHES``, for those commands that have them."""
     names = {"durability": "durability", "indexes": "indexes", "freeze": "freeze"}
     names |= {"lock_timeout": "lock_timeout_s", "publish_timeout": "publish_timeout_s"}
+    names |= {"retry_timeout": "retry_timeout_s"}
     return {field: given[name] for name, field in names.items() if name in given}
 
 

@@ -46,6 +46,8 @@ def merge(task: MergeTask) -> str:
     check(whole)
     manifest.write(task.store, whole)
     storage.delete(storage.join(task.store, task.split_id, "ranges"))
+    for folder in (places.split_folder(task.store, task.split_id), places.part(task.store, task.split_id, "")):
+        storage.delete_partial(folder)
     return task.split_id
 
 

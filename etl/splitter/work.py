@@ -1,5 +1,6 @@
 """One range of a source, from bytes to parts: the task that a worker process runs."""
 
+import contextlib
 import gc
 import time
 from collections import Counter
@@ -127,7 +128,8 @@ class _Work:
         if now - self._reported >= _REPORT_S and storage.is_local(self.task.store):
             self._reported = now
             place = places.in_range(self.task.store, self.task.split_id, self.task.number, "progress")
-            storage.local_path(place).write_text(str(done))
+            with contextlib.suppress(OSError):  # a bar that stands still is no reason to stop
+                storage.local_path(place).write_text(str(done))
 
     def result(self, seconds: float) -> RangeResult:
         """Return what the finished range leaves behind."""

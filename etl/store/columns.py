@@ -4,6 +4,7 @@ Nested values stay JSON text: ``b"".join`` with offsets builds such a column fiv
 """
 
 import itertools
+import json
 import types
 import typing
 from array import array
@@ -63,6 +64,19 @@ def builder(record: type[msgspec.Struct], names: Sequence[str]) -> Callable[[Row
         return pa.RecordBatch.from_arrays(columns, schema=whole)
 
     return build
+
+
+def text(record: type[msgspec.Struct], batch: pa.RecordBatch, row: int) -> str:
+    """Return one record of a batch as JSON text, without the fields that it does not have."""
+    pairs = []
+    for field in msgspec.structs.fields(record):
+        value = batch.column(field.name)[row].as_py()
+        if value is not None:
+            nested = _basic(field.type) is msgspec.Raw
+            pairs.append(
+                f"{json.dumps(field.encode_name)}:{value if nested else json.dumps(value, ensure_ascii=False)}"
+            )
+    return "{" + ",".join(pairs) + "}"
 
 
 def _fields(record: type[msgspec.Struct]) -> list[tuple[str, type]]:

@@ -67,11 +67,13 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._flush()
-        for part in self._writers.values():
-            part.writer.close()
-        self._files.__exit__(kind, error, trace)
+        with self._files:  # which takes the files away where something below fails
+            if kind is None:
+                self._flush()
+            for part in self._writers.values():
+                part.writer.close()
+            if error is not None:
+                raise error
 
     @property
     def rows(self) -> int:
