@@ -67,6 +67,10 @@ check: test lint types
 bench *OPTIONS: _installed
     {{ python }} scripts/bench.py "$@"
 
+# break it on purpose, again and again: docs/reliability.md
+faults *OPTIONS: _installed
+    {{ python }} scripts/faults.py "$@"
+
 _installed:
     @{{ quote(root / "scripts/environment") }} embedded
 

@@ -52,6 +52,8 @@ _log = logging.getLogger(__name__)
 # What a worker needs before it holds any data: the interpreter, polars, pyarrow, psycopg.
 WORKER_BASE_BYTES = 120 * MIB
 MIN_BATCH_BYTES = 2 * MIB
+# From this share of the memory limit on, a run slows down.
+PRESSURE = 0.9
 MAX_BATCH_BYTES = 16 * MIB
 
 lock = session.lock
@@ -68,6 +70,8 @@ class _Run:
     pool: parallel.Pool
     stop: Callable[[], bool]
     patience: retry.Patience
+    memory: metrics.PeakMemory
+    is_tight: bool = False
     build: int = 0
     epoch: int = 0
     schema: str = ""
@@ -131,6 +135,7 @@ def load(
                 pool=pool,
                 stop=stop,
                 patience=retry.Patience(options.retry_timeout_s, stop),
+                memory=memory,
             )
             try:
                 result = retry.persist(lambda: _run(run, started, memory), lambda: _come_back(run), run.patience)
@@ -482,7 +487,13 @@ def _load_leaves(run: _Run) -> None:
     lost: list[Exception] = []
     run.progress(Event(phase="load", done=ready, total=total, unit="rows"))
     tasks = [_task(run, leaf) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
-    for task, ended in run.pool.run(work.load_leaf, tasks, stop=lambda: run.stop() or run.session.is_lost):
+    outcomes = run.pool.run(
+        work.load_leaf,
+        tasks,
+        stop=lambda: run.stop() or run.session.is_lost,
+        throttle=lambda: _is_tight(run),
+    )
+    for task, ended in outcomes:
         if isinstance(ended, Exception):
             _note_failure(run, task.leaf.name, ended, lost)
             continue
@@ -496,6 +507,15 @@ def _load_leaves(run: _Run) -> None:
     if run.failed:
         raise _failed(run.failed)
     run.done = receipts.read(run.connection, run.build)
+
+
+def _is_tight(run: _Run) -> bool:
+    """Whether the processes are near the memory limit: then leaves come one after another, rather than not at all."""
+    was, run.is_tight = run.is_tight, run.memory.now_bytes > PRESSURE * run.options.memory_limit_bytes
+    if run.is_tight and not was:
+        facts = {"action": "memory_pressure", "bytes": run.memory.now_bytes}
+        _log.warning("%d MB are in use, near the limit: one leaf at a time", run.memory.now_bytes // MIB, extra=facts)
+    return run.is_tight
 
 
 def _note_failure(run: _Run, leaf: str, error: Exception, lost: list[Exception]) -> None:

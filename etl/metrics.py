@@ -23,10 +23,13 @@ def proportional_bytes() -> int:
 
 
 class PeakMemory:
-    """Watches the memory of this process and its children while the block runs; ``peak_bytes`` is the highest seen."""
+    """Watches the memory of this process and its children while the block runs.
+
+    ``peak_bytes`` is the highest seen, ``now_bytes`` what it was at the last look, twice a second.
+    """
 
     def __init__(self) -> None:
-        self.peak_bytes = 0
+        self.peak_bytes = self.now_bytes = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -40,6 +43,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while True:
-            self.peak_bytes = max(self.peak_bytes, proportional_bytes())
+            self.now_bytes = proportional_bytes()
+            self.peak_bytes = max(self.peak_bytes, self.now_bytes)
             if self._stop.wait(_INTERVAL_S):
                 return

@@ -92,16 +92,18 @@ class Pool:
         *,
         window: int | None = None,
         stop: Callable[[], bool] = lambda: False,
+        throttle: Callable[[], bool] = lambda: False,
     ) -> Generator[tuple[T, R | Exception], None, None]:
         """Yield (task, result or exception) as tasks end, in no fixed order.
 
         ``function`` is module-level, tasks are frozen values, results small. At most ``window`` tasks (default: one
         per worker, and one waiting for each) are in flight. Once ``stop`` says so nothing more is submitted, and what
-        is in flight is still yielded.
+        is in flight is still yielded. While ``throttle`` says so, one task at a time is submitted.
         """
         flying: dict[Future[R], T] = {}
         try:
-            yield from self._run(function, deque(tasks), flying, window or 2 * self.workers, stop)
+            room = window or 2 * self.workers
+            yield from self._run(function, deque(tasks), flying, lambda: 1 if throttle() else room, stop)
         finally:
             if flying:  # the caller has had enough: what is in flight would meet whatever it does next
                 self.kill()
@@ -111,7 +113,7 @@ class Pool:
         function: Callable[[T], R],
         waiting: deque[T],
         flying: "dict[Future[R], T]",
-        limit: int,
+        limit: Callable[[], int],
         stop: Callable[[], bool],
     ) -> Iterator[tuple[T, R | Exception]]:
         suspects = deque[T]()
@@ -121,7 +123,7 @@ class Pool:
                 waiting.clear()
                 suspects.clear()
             if not (retrying and flying):
-                retrying = self._fill(function, flying, waiting, suspects, limit)
+                retrying = self._fill(function, flying, waiting, suspects, limit())
             done, _ = wait(flying, timeout=_STOP_CHECK_S, return_when=FIRST_COMPLETED)
             broken = [flying.pop(future) for future in list(done) if _is_broken(future)]
             for future in done - {f for f in done if _is_broken(f)}:

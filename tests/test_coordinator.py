@@ -173,6 +173,17 @@ def test_a_second_run_at_the_same_time_says_who_is_at_work(store: str, dsn: str)
     assert "since" in second.stderr
 
 
+def test_memory_that_is_tight_slows_a_load_down_and_does_not_end_it(
+    store: str, dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One leaf at a time; the log says why."""
+    tight = config.LoadOptions(store=store, dsn=dsn, executor="process://2", memory_limit_bytes=1)
+    result = coordinator.load(tight)
+
+    assert result.loaded == RECORDS
+    assert caplog.text.count("one leaf at a time") == 1
+
+
 def test_another_schema_is_another_world(store: str, dsn: str) -> None:
     """Two live schemas share the registry and nothing else."""
     coordinator.load(options(store, dsn))

@@ -36,6 +36,17 @@ def fail(number: int) -> int:
     return number
 
 
+def who_else(task: tuple[int, str]) -> int:
+    """Return how many other tasks are at work."""
+    number, folder = task
+    own = Path(folder, str(number))
+    own.touch()
+    time.sleep(0.05)
+    others = len(list(Path(folder).iterdir())) - 1
+    own.unlink()
+    return others
+
+
 def start_method(_: int) -> str | None:
     return multiprocessing.get_start_method(allow_none=True)
 
@@ -92,6 +103,17 @@ def test_stop_submits_nothing_more_and_drains() -> None:
             seen.append(task)
 
     assert 3 <= len(seen) <= 4
+
+
+def test_under_pressure_tasks_come_one_after_another(tmp_path: Path) -> None:
+    """Slower, but all of them."""
+    alone = []
+    with parallel.Pool("process://2") as pool:
+        tasks = [(number, str(tmp_path)) for number in range(6)]
+        for _, others in pool.run(who_else, tasks, throttle=lambda: True):
+            alone.append(others)
+
+    assert alone == [0] * 6
 
 
 def test_workers_are_spawned_never_forked() -> None:

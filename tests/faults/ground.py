@@ -234,8 +234,10 @@ class Run:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError(f"{self.process.args} hangs:\n{self.errors()}") from None
-        for thread in self._threads:
-            thread.join(5)
+        for thread, pipe in zip(self._threads, (self.process.stderr, self.process.stdout), strict=True):
+            thread.join(10)  # orphans hold the other end until they notice
+            if pipe and not thread.is_alive():
+                pipe.close()
         return code
 
     def errors(self) -> str:
