@@ -1,8 +1,10 @@
 """A short campaign: a dozen strikes of different kinds; scripts/faults.py does hundreds."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import strikes
 from conftest import short_folder
@@ -44,17 +46,15 @@ def test_a_strike_loses_nothing(made: Ground, kind: str) -> None:
 
 def test_the_comparison_sees_what_was_lost_doubled_or_changed(made: Ground) -> None:
     """A harness that finds nothing must be able to."""
-    import random
-
-    import psycopg
-
     with made.database(made.templates["loaded"]) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("update game_b1.powers set description = 'another' where id = 1")
         connection.execute(
             "delete from game_b1.power_prerequisites where id = (select min(id) from game_b1.power_prerequisites)"
         )
         connection.execute(
-            "insert into game_b1.power_enhancement_compatibility select * from game_b1.power_enhancement_compatibility limit 2"
+            "insert into game_b1.power_enhancement_compatibility"
+            " select (jsonb_populate_record(t, jsonb_build_object('id', -t.id, 'enhancement_type', 'x' || t.id))).*"
+            " from game_b1.power_enhancement_compatibility t limit 2"
         )
         connection.execute("create schema game_b77; select pg_advisory_lock(1)")
         case = strikes.Case(made, random.Random(1), made.folder, strikes.Outcome("none"))
