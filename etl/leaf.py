@@ -14,6 +14,7 @@ from etl.model import LeafContext, Manifest, Partition, Reject
 from etl.plan import Leaf, LeafResult, LeafTask
 from etl.store import manifest as manifests
 from etl.store import parts
+from etl.store import rejects as split_rejects
 
 _TIMED = ("read", "transform", "send", "index")
 
@@ -51,7 +52,7 @@ def load_leaf(task: LeafTask) -> LeafResult:
         totals, rejects = _copy_all(connection, task, manifest, wanted, context, relations, clock)
         rows = {name: count for name, (count, _) in totals.items()}
         _prove(leaf, rows, len(rejects))
-        _set_aside(connection, task, rejects, manifest, context)
+        _set_aside(connection, task, rejects, context)
         _complete(connection, task)
         clock.lap("index")
         seconds = time.perf_counter() - started
@@ -124,7 +125,7 @@ def _copy_all(
     for batch in coalesce(batches, task.batch_rows, task.batch_bytes):
         clock.lap("read")
         built, refused = tables.build(manifest.format, batch, context, list(relations))
-        rejects += refused
+        rejects += split_rejects.placed(refused, batch, task.store, manifest)
         clock.lap("transform")
         for name, relation in relations.items():
             spec = tables.spec(name)
@@ -159,24 +160,19 @@ def _prove(leaf: Leaf, rows: dict[str, int], rejected: int) -> None:
         )
 
 
-def _set_aside(
-    connection: db.Connection, task: LeafTask, rejects: list[Reject], manifest: Manifest, context: LeafContext
-) -> None:
+def _set_aside(connection: db.Connection, task: LeafTask, rejects: list[Reject], context: LeafContext) -> None:
     """Record the rejects with the leaf, and take their powers out of the directory."""
     for reject in rejects:
-        values = {"build": task.build, "leaf": task.leaf.name, **reject_values(reject, manifest)}
+        values = {"build": task.build, "leaf": task.leaf.name, **reject_values(reject)}
         connection.execute(db.query("record_reject"), values)
     ids = [context.power_ids[reject.uid] for reject in rejects if reject.uid and reject.uid in context.power_ids]
     if ids:
         connection.execute(db.query("remove_from_directory", schema=db.identifier(task.schema)), {"ids": ids})
 
 
-def reject_values(reject: Reject, manifest: Manifest) -> dict[str, object]:
-    """Return the columns of ``etl.reject`` that a reject of a transform fills; its source's number becomes the path."""
-    values: dict[str, object] = {name: getattr(reject, name) for name in Reject.__dataclass_fields__}
-    if reject.source.isdigit():
-        values["source"] = manifest.sources[int(reject.source)].path
-    return values
+def reject_values(reject: Reject) -> dict[str, object]:
+    """Return the columns of ``etl.reject`` that a reject fills."""
+    return {name: getattr(reject, name) for name in Reject.__dataclass_fields__}
 
 
 def _complete(connection: db.Connection, task: LeafTask) -> None:

@@ -9,6 +9,7 @@ from etl import bulkload, config, db, leaf, tables
 from etl.model import LeafContext, Manifest, Partition, Reject
 from etl.plan import Difference, DiffTask, StageTask
 from etl.store import parts
+from etl.store import rejects as split_rejects
 
 # In the order of the store's schema.
 _ORDERED = ("uid", "ordinal", "archetype", "powerset", "digest")
@@ -78,7 +79,7 @@ def stage(task: StageTask) -> dict[str, int]:
             for name in task.tables:
                 relation = db.identifier(task.schema, f"staged_{name}")
                 rows[name] += bulkload.copy(connection, relation, tables.spec(name).columns, [built[name]])[0]
-            _set_aside(connection, task, manifest, rejects)
+            _set_aside(connection, task, split_rejects.placed(rejects, touched, task.store, manifest))
         connection.commit()
     return rows
 
@@ -109,8 +110,8 @@ def _touched(connection: db.Connection, task: StageTask, batch: pa.RecordBatch) 
     return context, batch.filter(pa.array([uid in ids for uid in uids], pa.bool_()))
 
 
-def _set_aside(connection: db.Connection, task: StageTask, manifest: Manifest, rejects: list[Reject]) -> None:
+def _set_aside(connection: db.Connection, task: StageTask, rejects: list[Reject]) -> None:
     for reject in rejects:
-        values = leaf.reject_values(reject, manifest)
+        values = leaf.reject_values(reject)
         statement = db.query("stage_reject", schema=db.identifier(task.schema))
         connection.execute(statement, {"build": task.build, "leaf": "update", **values})

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "etl"
 # A file imports only from floors below it; a package is one room, whose files may import each other. What follows the
 # point is a landing: rooms of one floor of which one stands on the other.
 FLOORS: dict[str, float] = {
-    **dict.fromkeys(("model", "errors", "config", "categories", "resources", "postgres"), 0),
+    **dict.fromkeys(("model", "errors", "config", "categories", "resources", "postgres", "limits", "numbers"), 0),
     **dict.fromkeys(("db", "storage", "parallel", "progress", "metrics", "server"), 1),
     **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "ledger", "plan", "dsn"), 2),
     **dict.fromkeys(("store", "tables"), 2.1),

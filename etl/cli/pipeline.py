@@ -36,6 +36,7 @@ SPLIT_OPTIONS = common.options(
         show_default=True,
         help="What to do with NUL characters in descriptive text.",
     ),
+    common.MAX_REJECTS,
 )
 LOAD_OPTIONS = common.options(
     common.DSN,
@@ -98,6 +99,7 @@ def split_options(sources: tuple[str, ...], given: dict[str, Any]) -> config.Spl
         archetypes=given["archetypes"],
         powersets=given["powersets"],
         nul=given["nul"],
+        max_rejects=given["max_rejects"],
     )
 
 
@@ -115,6 +117,7 @@ def load_options(given: dict[str, Any], *, split_id: str | None = None, fresh: b
         batch_rows=given["batch_size"],
         fresh=fresh,
         command=config.redact_command(_command()),
+        max_rejects=given["max_rejects"],
         **_switches(given),
     )
 
@@ -157,6 +160,7 @@ def split(sources: tuple[str, ...], **given: Any) -> None:
 @click.option("--split", "split_id", help="The split to load [default: the store's latest].")
 @click.option("--only", multiple=True, help="Renew a part: archetype=KEY or powerset=CATEGORY.SET; may be repeated.")
 @click.option("--from-record", type=click.IntRange(min=0), help="Bring in the records from this number on.")
+@common.MAX_REJECTS
 @SHARED_OPTIONS
 def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, **given: Any) -> None:
     """Load a split into PostgreSQL: all cores, a leaf per task; then publish it in one instant.
