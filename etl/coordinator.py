@@ -21,6 +21,7 @@ from etl import (
     keys,
     lateindex,
     ledger,
+    limits,
     metrics,
     migrations,
     outcome,
@@ -33,7 +34,7 @@ from etl import (
     work,
 )
 from etl.config import MIB
-from etl.errors import Busy, EtlError, InputError, Interrupted, UsageError
+from etl.errors import Busy, EtlError, InputError, Interrupted, TooManyRejects, UsageError
 from etl.model import Event, Manifest, Progress, Reject
 from etl.outcome import LoadResult
 from etl.plan import CheckTask, IndexTask, Leaf, LeafResult, LeafTask, RegisterTask, cut_leaves
@@ -95,6 +96,7 @@ def load(
 
     Raises:
         StoreError: the store holds no finished split, or one of another version.
+        TooManyRejects: more records are set aside than the options allow; nothing was published.
         DatabaseError: the server is down or refuses.
         SchemaError: the database holds something else, or an old or newer schema.
         Busy: another run is loading the same live schema.
@@ -420,9 +422,13 @@ def _load_leaves(run: _Run) -> None:
     total = sum(leaf.rows for leaf in run.leaves)
     ready = total - sum(leaf.rows for leaf in todo)
     failures: list[tuple[LeafTask, Exception]] = []
+    rejected = run.manifest.rejects + outcome.count_rejects(run.connection, run.build)
+    limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
     run.progress(Event(phase="load", done=ready, total=total, unit="rows"))
     tasks = [_task(run, leaf) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
     for task, ended in run.pool.run(work.load_leaf, tasks, stop=run.stop):
+        if isinstance(ended, TooManyRejects):
+            raise ended
         if isinstance(ended, Exception):
             _log.error("leaf %s failed: %s", task.leaf.name, ended)
             failures.append((task, ended))
@@ -430,6 +436,8 @@ def _load_leaves(run: _Run) -> None:
         ready += task.leaf.rows
         run.loaded_now += 1
         _note_leaf(run, ended)
+        rejected += ended.rejects
+        limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
         run.progress(Event(phase="load", done=ready, total=total, unit="rows", message=ended.leaf))
     if failures:
         raise _failed(failures)
@@ -468,6 +476,7 @@ def _task(run: _Run, leaf: Leaf) -> LeafTask:
         durability=run.options.durability,
         indexes=run.options.indexes,
         freeze=run.options.freeze,
+        most_rejects=run.options.max_rejects.of(run.manifest.records) if run.options.max_rejects else None,
     )
 
 

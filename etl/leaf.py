@@ -8,7 +8,7 @@ from functools import cache
 import pyarrow as pa
 from psycopg import sql
 
-from etl import bulkload, config, db, ddl, receipts, tables
+from etl import bulkload, config, db, ddl, limits, receipts, tables
 from etl.errors import MismatchError
 from etl.model import LeafContext, Manifest, Partition, Reject
 from etl.plan import Leaf, LeafResult, LeafTask
@@ -126,6 +126,7 @@ def _copy_all(
         clock.lap("read")
         built, refused = tables.build(manifest.format, batch, context, list(relations))
         rejects += split_rejects.placed(refused, batch, task.store, manifest)
+        limits.check(len(rejects), task.most_rejects)
         clock.lap("transform")
         for name, relation in relations.items():
             spec = tables.spec(name)

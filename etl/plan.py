@@ -35,7 +35,8 @@ class LeafTask:
     """One leaf of a build: where its records are, where its rows go.
 
     ``tables`` are (name, version) pairs of what to load. ``batch_rows`` and ``batch_bytes`` bound what is in memory
-    at once. ``durability``, ``indexes`` and ``freeze`` are the switches of ``config.LoadOptions``.
+    at once. ``durability``, ``indexes`` and ``freeze`` are the switches of ``config.LoadOptions``. With more than
+    ``most_rejects`` rejects the leaf gives up.
     """
 
     build: int
@@ -50,6 +51,7 @@ class LeafTask:
     durability: str = "safe"
     indexes: str = "after"
     freeze: bool = True
+    most_rejects: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +146,15 @@ class StageTask:
     tables: tuple[str, ...]
     batch_rows: int
     batch_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamesTask:
+    """Names (uids) of which some may be those of winning records of a split."""
+
+    store: str
+    split_id: str
+    uids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from etl import bulkload, config, db, leaf, tables
 from etl.model import LeafContext, Manifest, Partition, Reject
-from etl.plan import Difference, DiffTask, StageTask
+from etl.plan import Difference, DiffTask, NamesTask, StageTask
 from etl.store import parts
 from etl.store import rejects as split_rejects
 
@@ -44,6 +45,20 @@ def difference(task: DiffTask) -> Difference:
             same += 1
     gone = () if task.first_record else tuple((uid, *loaded[uid][1:]) for uid in sorted(loaded))
     return Difference(changed=tuple(changed), new=tuple(new), gone=gone, renewed=tuple(renewed), same=same)
+
+
+def lost_names(task: NamesTask) -> tuple[str, ...]:
+    """Return those of the task's names that no winning record of the split has.
+
+    Raises:
+        StoreError: a part is missing or damaged.
+    """
+    manifest = leaf.manifest_of(task.store, task.split_id)
+    wanted, found = pa.array(task.uids, pa.string()), set[str]()
+    for batch in parts.read_runs(task.store, manifest, manifest.partitions, ["uid"]):
+        uids = batch.column("uid")
+        found.update(uids.filter(pc.is_in(uids, value_set=wanted)).to_pylist())
+    return tuple(uid for uid in task.uids if uid not in found)
 
 
 def _records(task: DiffTask, manifest: Manifest) -> Iterator[tuple[tuple[str, str, str], bytes]]:

@@ -32,10 +32,11 @@ FLOORS: dict[str, float] = {
         ),
         3,
     ),
-    **dict.fromkeys(("builds", "scope", "staging", "apply", "verify"), 3.1),
+    **dict.fromkeys(("builds", "scope", "staging", "apply", "verify", "rejects"), 3.1),
     "work": 3.2,
     "coordinator": 4,
     "update": 4.1,
+    "replay": 4.2,
     "cli": 5,
     "__main__": 6,
 }

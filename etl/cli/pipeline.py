@@ -150,8 +150,8 @@ def split(sources: tuple[str, ...], **given: Any) -> None:
         _print_split(result)
         elsewhere = "" if given["store"] == "partitions" else f" --store {shlex.quote(given['store'])}"
         click.echo(f"next: etl load{elsewhere}")
-        _print_rejects(result.manifest.reject_codes, _reject_paths(result.manifest, given["store"]))
-    _exit_for_rejects(result.manifest.rejects)
+        print_rejects(result.manifest.reject_codes, _reject_paths(result.manifest, given["store"]), command="")
+    exit_for_rejects(result.manifest.rejects)
 
 
 @click.command()
@@ -320,12 +320,12 @@ def _reject_paths(manifest: "Manifest", store: str) -> tuple[str, ...]:
     return (rejects.place(store, manifest),) if manifest.rejects else ()
 
 
-def _print_rejects(codes: Mapping[str, int], paths: tuple[str, ...]) -> None:
-    """Print what was rejected, why, and where it lies: the last line of a run that rejected anything."""
+def print_rejects(codes: Mapping[str, int], paths: tuple[str, ...], *, command: str = "etl rejects list, or ") -> None:
+    """Print what was rejected, why, and where to look: the last line of a run that rejected anything."""
     if not codes:
         return
     reasons = ", ".join(f"{count:,} {code}" for code, count in sorted(codes.items(), key=lambda item: -item[1]))
-    click.echo(f"rejected: {reasons}; see {' and '.join(paths)}")
+    click.echo(f"rejected: {reasons}; see {command}{' and '.join(paths)}")
 
 
 def _show_load(result: "LoadResult", given: dict[str, Any]) -> None:
@@ -339,7 +339,7 @@ def _show_load(result: "LoadResult", given: dict[str, Any]) -> None:
     else:
         _print_load(result, given["schema"])
     if not result.nothing_to_do:
-        _exit_for_rejects(result.rejected)
+        exit_for_rejects(result.rejected)
 
 
 def _print_load(result: "LoadResult", schema: str) -> None:
@@ -362,9 +362,10 @@ def _print_load(result: "LoadResult", schema: str) -> None:
         f" {result.records:,} records = {result.loaded:,} loaded + {result.superseded:,} superseded"
         f" + {result.rejected:,} rejected"
     )
-    _print_rejects(result.reject_codes, result.reject_paths)
+    print_rejects(result.reject_codes, result.reject_paths)
 
 
-def _exit_for_rejects(rejected: int) -> None:
+def exit_for_rejects(rejected: int) -> None:
+    """End with 3 where records were set aside."""
     if rejected:
         sys.exit(3)

@@ -8,7 +8,7 @@ import hashlib
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,12 @@ class Rows:
         self.digests += more.digests
         self.sizes += more.sizes
         self.records += more.records
+
+    def only(self, wanted: Iterable[int]) -> "Rows":
+        """Return some of the rows, by their numbers."""
+        names = self.__dataclass_fields__
+        wanted = list(wanted)
+        return Rows(**{name: [getattr(self, name)[row] for row in wanted] for name in names})
 
 
 @dataclass(slots=True)

@@ -72,6 +72,37 @@ class Tally:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairTask:
+    """Mended rejects of a split: ``edited`` is a file of lines as ``etl rejects export`` writes them.
+
+    ``of_load`` are the rejects of the published build that a transform refused. At most ``examples`` of the records
+    that are still refused come back.
+    """
+
+    store: str
+    split_id: str
+    edited: str
+    of_load: tuple[Reject, ...]
+    strip_nul: bool
+    examples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """What became of the records of a file: ``split_id`` is the split that has those that were ``repaired``, if any.
+
+    ``settled`` is the number of lines that speak of no reject (any more); ``refused`` are the first of those that are
+    still refused, ``refused_codes`` counts them all.
+    """
+
+    split_id: str | None
+    repaired: int
+    settled: int
+    refused: tuple[Reject, ...]
+    refused_codes: Mapping[str, int]
+
+
 def done(result: RangeResult) -> RangeDone:
     """Return the short form of a result."""
     return RangeDone(
@@ -122,3 +153,10 @@ def tally(task: TallyTask) -> Tally:
     from etl.splitter import tally as tallying
 
     return tallying.tally(task)
+
+
+def repair(task: RepairTask) -> Repaired:
+    """Mend rejects of a split; see etl.splitter.repair."""
+    from etl.splitter import repair as repairing
+
+    return repairing.repair(task)

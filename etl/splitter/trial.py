@@ -82,7 +82,7 @@ class Trial:
         for uid in rows.uids:
             self._digests += hashlib.blake2b(uid.encode(), digest_size=_HASH_BYTES).digest()
         batch = self._build(rows, list(range(len(rows))), self._task.source)
-        _, refused = tables.build(self._format.name, batch, _context(rows), tables.LEAF_TABLES)
+        _, refused = tables.build(self._format.name, batch, context_of(rows), tables.LEAF_TABLES)
         if refused:
             places_of = {ordinal: row for row, ordinal in enumerate(rows.ordinals)}
             for reject in rejects.with_records(refused, batch, self._format):
@@ -91,7 +91,7 @@ class Trial:
         self._done += len(rows)
 
 
-def _context(rows: Rows) -> LeafContext:
+def context_of(rows: Rows) -> LeafContext:
     """Return ids for these rows: any will do."""
     homes = dict.fromkeys((home.archetype, home.powerset) for home in rows.homes)
     return LeafContext(
