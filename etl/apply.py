@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from psycopg import sql
 
 from etl import db, ddl, plan, tables
+from etl.errors import MismatchError
 from etl.model import Manifest
 from etl.plan import Leaf
 
@@ -22,7 +23,8 @@ class Application:
 
     ``tables`` are the staged leaf tables; ``entities`` says whether archetypes and powersets are brought up too, and
     ``remove_missing`` whether those go that the split does not have. ``whole`` makes the build a function of the split;
-    ``all_rows`` says that every row of the tables was staged anew.
+    ``all_rows`` says that every row of the tables was staged anew. ``lost_rejects`` are names of records that the build
+    had set aside and the split does not have any more.
     """
 
     live_schema: str
@@ -38,12 +40,17 @@ class Application:
     whole: bool
     all_rows: bool
     run: int
+    lost_rejects: tuple[str, ...]
     archetype_ids: Mapping[str, int]
     powerset_ids: Mapping[str, int]
 
 
 def apply(connection: db.Connection, job: Application) -> tuple[int, int]:
-    """Replace what was staged; return the new generation and the number of records that were set aside on the way."""
+    """Replace what was staged; return the new generation and the number of records that were set aside on the way.
+
+    Raises:
+        MismatchError: after it, records would not be loaded + superseded + rejected; nothing has changed.
+    """
     schema = db.identifier(job.schema)
     with connection.transaction():
         leaves = [*job.leaves, *_add_branches(connection, job)]
@@ -60,6 +67,7 @@ def apply(connection: db.Connection, job: Application) -> tuple[int, int]:
         if job.entities:
             _renew_entity_receipts(connection, job)
         rejected = _set_aside(connection, job)
+        _prove_sum(connection, job)
         if job.whole:
             leaves = _regrouped(job, leaves)
         _renew_receipts(connection, job, leaves, grown)
@@ -187,7 +195,24 @@ def _follow(connection: db.Connection, schema: str) -> None:
 def _set_aside(connection: db.Connection, job: Application) -> int:
     """Move the rejects of this update beside those of the build; return their number."""
     connection.execute(db.query("forget_rejects", schema=db.identifier(job.schema)), {"build": job.build})
+    connection.execute(db.query("forget_named_rejects"), {"build": job.build, "uids": list(job.lost_rejects)})
     return connection.execute(db.query("insert_staged_rejects", schema=db.identifier(job.schema))).rowcount
+
+
+def _prove_sum(connection: db.Connection, job: Application) -> None:
+    """Prove that every record of the split is loaded, superseded or rejected by now, if the build is a function of it."""
+    if not job.whole or "powers" not in job.tables:
+        return
+    statement = db.query("count_rows", relation=db.identifier(job.schema, "power_directory"))
+    loaded = (connection.execute(statement).fetchone() or (0,))[0]
+    rejected = (connection.execute(db.query("count_rejects"), {"build": job.build}).fetchone() or (0,))[0]
+    manifest = job.manifest
+    if manifest.records != loaded + manifest.superseded + manifest.rejects + rejected:
+        raise MismatchError(
+            f"{manifest.records} records are not {loaded} loaded + {manifest.superseded} superseded"
+            f" + {manifest.rejects + rejected} rejected; nothing was changed",
+            "etl verify, then etl rebuild",
+        )
 
 
 def _regrouped(job: Application, leaves: Sequence[Leaf]) -> list[Leaf]:

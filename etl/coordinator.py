@@ -21,6 +21,7 @@ from etl import (
     keys,
     lateindex,
     ledger,
+    limits,
     metrics,
     migrations,
     outcome,
@@ -36,7 +37,7 @@ from etl import (
     work,
 )
 from etl.config import MIB
-from etl.errors import EtlError, Incomplete, InputError, Interrupted, Transient, UsageError
+from etl.errors import EtlError, Incomplete, InputError, Interrupted, TooManyRejects, Transient, UsageError
 from etl.model import Event, Manifest, Progress, Reject
 from etl.outcome import LoadResult
 from etl.plan import CheckTask, IndexTask, Leaf, LeafResult, LeafTask, RegisterTask, cut_leaves
@@ -108,6 +109,7 @@ def load(
 
     Raises:
         StoreError: the store holds no finished split, or one of another version.
+        TooManyRejects: more records are set aside than the options allow; nothing was published.
         DatabaseError: the server is down or refuses.
         SchemaError: the database holds something else, or an old or newer schema.
         Busy, Incomplete: another run is loading the same live schema, or has taken the build over.
@@ -485,6 +487,8 @@ def _load_leaves(run: _Run) -> None:
     total = sum(leaf.rows for leaf in run.leaves)
     ready = total - sum(leaf.rows for leaf in todo)
     lost: list[Exception] = []
+    rejected = run.manifest.rejects + outcome.count_rejects(run.connection, run.build)
+    limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
     run.progress(Event(phase="load", done=ready, total=total, unit="rows"))
     tasks = [_task(run, leaf) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
     outcomes = run.pool.run(
@@ -494,12 +498,16 @@ def _load_leaves(run: _Run) -> None:
         throttle=lambda: _is_tight(run),
     )
     for task, ended in outcomes:
+        if isinstance(ended, TooManyRejects):
+            raise ended
         if isinstance(ended, Exception):
             _note_failure(run, task.leaf.name, ended, lost)
             continue
         ready += task.leaf.rows
         run.loaded_now += 1
         _note_leaf(run, ended)
+        rejected += ended.rejects
+        limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
         run.progress(Event(phase="load", done=ready, total=total, unit="rows", message=ended.leaf))
     _stop_here(run)
     if lost or run.session.is_lost:
@@ -563,6 +571,7 @@ def _task(run: _Run, leaf: Leaf) -> LeafTask:
         durability=run.options.durability,
         indexes=run.options.indexes,
         freeze=run.options.freeze,
+        most_rejects=run.options.max_rejects.of(run.manifest.records) if run.options.max_rejects else None,
     )
 
 

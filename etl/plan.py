@@ -36,7 +36,8 @@ class LeafTask:
 
     ``tables`` are (name, version) pairs of what to load. ``batch_rows`` and ``batch_bytes`` bound what is in memory
     at once. ``durability``, ``indexes`` and ``freeze`` are the switches of ``config.LoadOptions``. ``renews`` says that the
-    powers themselves are published: their records alone count, and none of them may be set aside.
+    powers themselves are published: their records alone count, and none of them may be set aside. With more
+    than ``most_rejects`` rejects the leaf gives up.
     """
 
     build: int
@@ -52,6 +53,7 @@ class LeafTask:
     indexes: str = "after"
     freeze: bool = True
     renews: bool = False
+    most_rejects: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,15 @@ class StageTask:
     tables: tuple[str, ...]
     batch_rows: int
     batch_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamesTask:
+    """Names (uids) of which some may be those of winning records of a split."""
+
+    store: str
+    split_id: str
+    uids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,17 @@ def write_bytes(place: str, data: bytes) -> None:
         stream.write(data)
 
 
+def link(place: str, other: str) -> None:
+    """Let a file that never changes be there under another name as well, without a copy where the disk can do that."""
+    if is_local(place) and is_local(other):
+        try:
+            os.link(local_path(place), local_path(other))
+        except OSError:
+            shutil.copyfile(local_path(place), local_path(other))
+    else:
+        write_bytes(other, read_bytes(place))
+
+
 @contextmanager
 def create(place: str, *, arrow: bool = False) -> Iterator[IO[bytes]]:
     """Open a new file for writing; it appears under its name when the block ends without an error.
@@ -122,6 +133,16 @@ def delete_partial(folder: str) -> None:
     if is_local(folder):
         for path in local_path(folder).glob(f"{_PARTIAL}*"):
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_lines(place: str) -> Iterator[Iterator[bytes]]:
+    """Open a file to be read line by line. Raises FileNotFoundError where there is none."""
+    if is_local(place):
+        with local_path(place).open("rb") as stream:
+            yield iter(stream)
+    else:
+        yield iter(read_bytes(place).splitlines())
 
 
 def open_arrow(place: str) -> Any:

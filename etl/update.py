@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from etl import (
     apply,
@@ -21,8 +21,10 @@ from etl import (
     dsn,
     keys,
     ledger,
+    limits,
     metrics,
     migrations,
+    outcome,
     parallel,
     publish,
     retry,
@@ -33,7 +35,7 @@ from etl import (
 )
 from etl.errors import Interrupted, SchemaError, UsageError
 from etl.model import Event, Manifest, Progress
-from etl.plan import Difference, DiffTask, Leaf, StageTask
+from etl.plan import Difference, DiffTask, Leaf, NamesTask, StageTask
 from etl.scope import Scope, other_ddl
 from etl.store import entities
 from etl.store import manifest as manifests
@@ -56,7 +58,9 @@ _KINDS = ("changed", "new", "gone", "renewed")
 class UpdateResult:
     """What an update did, or would do: the powers by kind (full lower-case names), counts per archetype and kind.
 
-    ``generation`` is 0 for a dry run and when nothing differed. ``rows`` are those written per table.
+    ``generation`` is 0 for a dry run and when nothing differed. ``rows`` are those written per table. Afterwards
+    ``records = loaded + superseded + rejected``, unless only a part was updated: then ``records`` is 0, and ``rejected``
+    counts what was set aside of that part.
     """
 
     build: int
@@ -69,7 +73,12 @@ class UpdateResult:
     unchanged: int
     archetypes: Mapping[str, Mapping[str, int]]
     rows: Mapping[str, int]
+    records: int
+    loaded: int
+    superseded: int
     rejected: int
+    reject_codes: Mapping[str, int]
+    reject_paths: tuple[str, ...]
     dry_run: bool
     seconds: float
     timings: Mapping[str, float]
@@ -243,6 +252,7 @@ class _Update:
         self._powersets = entities.read(options.store, manifest, "powersets")
         self._skipped = 0
         self._ids: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._lost_rejects: tuple[str, ...] = ()
         self._entities_wanted = not scope.tables or bool({"archetypes", "powersets"} & set(scope.tables))
         self._tables = [n for n in tables.LEAF_TABLES if not scope.tables or n in scope.tables]
 
@@ -271,7 +281,8 @@ class _Update:
         except BaseException as error:
             ledger.fail(self._connection, run, error, self._timings, memory.peak_bytes)
             raise
-        result = replace(result, generation=generation, rows=rows, rejected=rejected, timings=dict(self._timings))
+        result = replace(result, generation=generation, rows=rows, timings=dict(self._timings))
+        result = replace(result, **self._counts(rejected))
         ledger.end(self._connection, run, _ending(result, self._manifest, memory))
         return result
 
@@ -392,7 +403,37 @@ class _Update:
         tasks = list(self._stage_tasks(differences, pool.workers))
         for counts in coordinator.collect(pool, work.stage, tasks, self._stop):
             rows.update(counts)
+        self._judge_rejects()
         return dict(rows)
+
+    def _judge_rejects(self) -> None:
+        """Learn which rejects of before the split does not have any more; give up where too many would be left."""
+        values = {"build": self._live.build}
+        found = self._connection.execute(db.query("untouched_rejects", schema=self._schema), values).fetchall()
+        if found and self._scope.is_whole:
+            store, uids = self._options.store, tuple(uid for (uid,) in found)
+            task = NamesTask(store=store, split_id=self._manifest.split_id, uids=uids)
+            (self._lost_rejects,) = coordinator.collect(self._pool, work.lost_names, [task], lambda: False)
+        statement = db.query("count_staged_rejects", schema=self._schema)
+        row = self._connection.execute(statement, {**values, "gone": list(self._lost_rejects)}).fetchone()
+        rejected = self._manifest.rejects + (row[0] if row else 0)
+        limits.check_all(self._options.max_rejects, rejected, self._manifest.records)
+
+    def _counts(self, rejected: int) -> dict[str, Any]:
+        """Return the counts of the result; ``rejected`` records of what was touched were set aside."""
+        if not self._scope.is_whole:
+            return {"rejected": rejected}
+        values, manifest = {"build": self._live.build}, self._manifest
+        codes: Counter[str] = Counter(dict(self._connection.execute(db.query("reject_codes_of"), values).fetchall()))
+        set_aside = outcome.load_rejects(self._connection, self._live.build) if codes else []
+        return {
+            "records": manifest.records,
+            "loaded": manifest.rows - codes.total(),
+            "superseded": manifest.superseded,
+            "rejected": manifest.rejects + codes.total(),
+            "reject_codes": dict(Counter(manifest.reject_codes) + codes),
+            "reject_paths": outcome.reject_paths(self._options.store, manifest, self._live.build, set_aside),
+        }
 
     def _create_staged(self, rows: keys.EntityRows) -> None:
         for name in ("archetypes", "powersets", *self._tables):
@@ -450,6 +491,7 @@ class _Update:
             whole=self._scope.is_whole,
             all_rows=self._scope.is_whole and self._scope.everything,
             run=run,
+            lost_rejects=self._lost_rejects,
             archetype_ids=self._ids[0],
             powerset_ids=self._ids[1],
         )
@@ -475,7 +517,12 @@ class _Update:
             unchanged=self._skipped + sum(difference.same for difference in differences),
             archetypes={key: dict(counts) for key, counts in sorted(archetypes.items())},
             rows={},
+            records=0,
+            loaded=0,
+            superseded=0,
             rejected=0,
+            reject_codes={},
+            reject_paths=(),
             dry_run=dry_run,
             seconds=0.0,
             timings=dict(self._timings),
@@ -505,9 +552,9 @@ def _ending(result: UpdateResult, manifest: Manifest, memory: metrics.PeakMemory
     return ledger.Ending(
         state="done",
         records=manifest.records,
-        loaded=manifest.rows - result.rejected,
+        loaded=result.loaded or manifest.rows - result.rejected,
         superseded=manifest.superseded,
-        rejected=manifest.rejects + result.rejected,
+        rejected=result.rejected if result.records else manifest.rejects + result.rejected,
         peak_bytes=memory.peak_bytes,
         timings=result.timings,
         data={**counts, "archetypes": result.archetypes, "rows": result.rows},

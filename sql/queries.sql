@@ -1465,3 +1465,38 @@ set rows = (select count(*) from {relation}),
 where build = %(build)s
   and table_name = %(table)s
   and leaf = 'all';
+
+-- name: build_of
+-- The build that counts, or the named one: number, split, store.
+select b.build, b.split_id, b.store
+from etl.build b
+where b.live_schema = %(schema)s
+  and b.dropped_at is null
+  and b.build = coalesce(%(build)s, (select l.build from etl.live l where l.live_schema = %(schema)s));
+
+-- name: untouched_rejects
+-- Names of records that a build set aside and that an update does not touch.
+select distinct r.uid
+from etl.reject r
+where r.build = %(build)s
+  and r.uid is not null
+  and not exists (select from {schema}.staged_touch t where t.uid = r.uid);
+
+-- name: forget_named_rejects
+-- Records that were set aside and that the split does not have any more.
+delete from etl.reject where build = %(build)s and uid = any (%(uids)s);
+
+-- name: count_staged_rejects
+-- Records that an update sets aside, and those set aside before that it does not touch.
+select (select count(*) from {schema}.staged_reject)
+     + (
+         select count(*)
+         from etl.reject r
+         where r.build = %(build)s
+           and not r.uid = any (%(gone)s)
+           and not exists (select from {schema}.staged_touch t where t.uid = r.uid)
+     );
+
+-- name: reject_codes_of
+-- What a build set aside, by code.
+select code, count(*) from etl.reject where build = %(build)s group by code;

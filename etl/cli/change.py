@@ -53,10 +53,16 @@ def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: boo
 
 
 def show(result: "UpdateResult", as_json: bool) -> None:
-    """Print what an update did or would do: names, counts per archetype, the sum."""
+    """Print what an update did or would do, and exit with 3 where it left records rejected."""
     if as_json:
         common.emit(result)
-        return
+    else:
+        _print(result)
+    pipeline.exit_for_rejects(result.rejected)
+
+
+def _print(result: "UpdateResult") -> None:
+    """Print names, counts per archetype, the sum."""
     for kind in ("changed", "new", "gone"):
         names = getattr(result, kind)
         for name in names if result.dry_run else names[:_SHOWN_NAMES]:
@@ -84,3 +90,11 @@ def show(result: "UpdateResult", as_json: bool) -> None:
         phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.timings.items())
         click.echo(f"  seconds: {phases}; in all {result.seconds:.1f}")
         click.echo(f"updated build {result.build} (generation {result.generation}): {counts}")
+        if result.records:
+            click.echo(
+                f"{result.records:,} records = {result.loaded:,} loaded + {result.superseded:,} superseded"
+                f" + {result.rejected:,} rejected"
+            )
+        elif result.rejected:
+            click.echo(f"{result.rejected:,} records of this part were rejected")
+        pipeline.print_rejects(result.reject_codes, result.reject_paths)

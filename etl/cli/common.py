@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from etl import config
+from etl import config, limits
 from etl.errors import EtlError, Interrupted, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,6 +46,21 @@ class Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+class Rejects(click.ParamType[limits.Limit]):
+    """A number of rejects such as 100, or a share of the records such as 0.5%."""
+
+    name = "n|p%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> limits.Limit:
+        """Return the limit."""
+        if isinstance(value, limits.Limit):
+            return value
+        try:
+            return limits.parse(value)
+        except EtlError as error:
+            self.fail(str(error), param, ctx)
+
+
 def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Apply several option decorators in the order written."""
 
@@ -66,6 +81,9 @@ JOBS = click.option("--jobs", "-j", type=click.IntRange(min=1), help="Worker pro
 EXECUTOR = click.option("--executor", help="process://N or inline://; wins over --jobs.")
 MEMORY = click.option("--memory-limit", type=Size(), default="1GB", show_default=True, help="For all processes.")
 BATCH = click.option("--batch-size", type=click.IntRange(min=1), default=10_000, show_default=True, help="Records.")
+MAX_REJECTS = click.option(
+    "--max-rejects", type=Rejects(), help="Give up, and publish nothing, beyond so many (100) or such a share (0.5%)."
+)
 YES = click.option("--yes", is_flag=True, help="Do it without asking.")
 
 

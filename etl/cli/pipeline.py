@@ -36,6 +36,7 @@ SPLIT_OPTIONS = common.options(
         show_default=True,
         help="What to do with NUL characters in descriptive text.",
     ),
+    common.MAX_REJECTS,
 )
 LOAD_OPTIONS = common.options(
     common.DSN,
@@ -105,6 +106,7 @@ def split_options(sources: tuple[str, ...], given: dict[str, Any]) -> config.Spl
         archetypes=given["archetypes"],
         powersets=given["powersets"],
         nul=given["nul"],
+        max_rejects=given["max_rejects"],
     )
 
 
@@ -122,6 +124,7 @@ def load_options(given: dict[str, Any], *, split_id: str | None = None, fresh: b
         batch_rows=given["batch_size"],
         fresh=fresh,
         command=config.redact_command(_command()),
+        max_rejects=given["max_rejects"],
         **_switches(given),
     )
 
@@ -155,8 +158,8 @@ def split(sources: tuple[str, ...], **given: Any) -> None:
         _print_split(result)
         elsewhere = "" if given["store"] == "partitions" else f" --store {shlex.quote(given['store'])}"
         click.echo(f"next: etl load{elsewhere}")
-        _print_rejects(result.manifest.reject_codes, _reject_paths(result.manifest, given["store"]))
-    _exit_for_rejects(result.manifest.rejects)
+        print_rejects(result.manifest.reject_codes, _reject_paths(result.manifest, given["store"]), command="")
+    exit_for_rejects(result.manifest.rejects)
 
 
 @click.command()
@@ -165,6 +168,7 @@ def split(sources: tuple[str, ...], **given: Any) -> None:
 @click.option("--split", "split_id", help="The split to load [default: the store's latest].")
 @click.option("--only", multiple=True, help="Renew a part: archetype=KEY or powerset=CATEGORY.SET; may be repeated.")
 @click.option("--from-record", type=click.IntRange(min=0), help="Bring in the records from this number on.")
+@common.MAX_REJECTS
 @SHARED_OPTIONS
 def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, **given: Any) -> None:
     """Load a split into PostgreSQL: all cores, a leaf per task; then publish it in one instant.
@@ -324,12 +328,12 @@ def _reject_paths(manifest: "Manifest", store: str) -> tuple[str, ...]:
     return (rejects.place(store, manifest),) if manifest.rejects else ()
 
 
-def _print_rejects(codes: Mapping[str, int], paths: tuple[str, ...]) -> None:
-    """Print what was rejected, why, and where it lies: the last line of a run that rejected anything."""
+def print_rejects(codes: Mapping[str, int], paths: tuple[str, ...], *, command: str = "etl rejects list, or ") -> None:
+    """Print what was rejected, why, and where to look: the last line of a run that rejected anything."""
     if not codes:
         return
     reasons = ", ".join(f"{count:,} {code}" for code, count in sorted(codes.items(), key=lambda item: -item[1]))
-    click.echo(f"rejected: {reasons}; see {' and '.join(paths)}")
+    click.echo(f"rejected: {reasons}; see {command}{' and '.join(paths)}")
 
 
 def _show_load(result: "LoadResult", given: dict[str, Any]) -> None:
@@ -343,7 +347,7 @@ def _show_load(result: "LoadResult", given: dict[str, Any]) -> None:
     else:
         _print_load(result, given["schema"])
     if not result.nothing_to_do:
-        _exit_for_rejects(result.rejected)
+        exit_for_rejects(result.rejected)
 
 
 def _print_load(result: "LoadResult", schema: str) -> None:
@@ -368,9 +372,10 @@ def _print_load(result: "LoadResult", schema: str) -> None:
         f" {result.records:,} records = {result.loaded:,} loaded + {result.superseded:,} superseded"
         f" + {result.rejected:,} rejected"
     )
-    _print_rejects(result.reject_codes, result.reject_paths)
+    print_rejects(result.reject_codes, result.reject_paths)
 
 
-def _exit_for_rejects(rejected: int) -> None:
+def exit_for_rejects(rejected: int) -> None:
+    """End with 3 where records were set aside."""
     if rejected:
         sys.exit(3)

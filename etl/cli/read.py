@@ -101,7 +101,7 @@ def _power_id(connection: db.Connection, schema: str, name_or_id: str) -> int:
     """Return the id of a power, or say which powers were meant."""
     if name_or_id.isdigit():
         return int(name_or_id)
-    row = connection.execute(_query("power_id_by_name", schema), {"name": name_or_id}).fetchone()
+    row = connection.execute(_query("power_id_by_name", schema), {"name": name_or_id.lower()}).fetchone()
     if row is not None:
         return int(row[0])
     found = [str(name) for (name,) in connection.execute(_query("powers_called", schema), {"name": name_or_id})]
