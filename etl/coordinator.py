@@ -195,7 +195,7 @@ def _come_back(run: _Run) -> None:
     row = run.connection.execute(db.query("build_is_ours"), {"build": run.build, "epoch": run.epoch}).fetchone()
     if row is None or not row[0]:
         raise Incomplete(f"another run has taken over build {run.build}; it is left to it", "etl status")
-    run.epoch = _take_over(run.connection, run.build)
+    _end_workers(run.connection, run.build)
     before, run.done = run.done, receipts.read(run.connection, run.build)
     if run.done.keys() - before.keys():
         run.patience.progress()
@@ -300,10 +300,15 @@ def leaf_of(values: dict[str, object]) -> Leaf:
 def _take_over(connection: db.Connection, build: int) -> int:
     """Raise the build's epoch, end the workers of older coordinators, and wait until they are gone."""
     row = connection.execute(db.query("raise_epoch"), {"build": build}).fetchone()
+    _end_workers(connection, build)
+    return int(row[0]) if row else 0
+
+
+def _end_workers(connection: db.Connection, build: int) -> None:
+    """End what the server still does for workers of a build, and wait until their transactions are gone."""
     connection.execute(db.query("end_older_workers"), {"space": db.LOCK_SPACE, "build": build})
     with connection.transaction():
         connection.execute(db.query("lock_build_alone"), {"space": db.LOCK_SPACE, "build": build})
-    return int(row[0]) if row else 0
 
 
 def _drop(connection: db.Connection, live_schema: str, build: int) -> None:
