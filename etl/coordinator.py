@@ -26,6 +26,7 @@ from etl import (
     migrations,
     outcome,
     parallel,
+    preflight,
     publish,
     receipts,
     splitter,
@@ -112,6 +113,7 @@ def load(
     where = dsn.resolve(options.dsn)
     name = f"etl load into {options.schema} by {db.whoami()}"[:63]
     with metrics.PeakMemory() as memory, db.connect(where, name=name) as connection:
+        preflight.require(connection, options, manifest)
         migrations.ensure(connection)
         lock(connection, options.schema)
         publish.check_live_schema(connection, options.schema, list(ddl.relations(tables.TABLES)))
