@@ -21,6 +21,11 @@ i12-import FILE: _installed
 [no-cd]
 i12-import-resume FILE: (i12-import FILE)
 
+# say what an import of a flat I12 file would reject, without a database
+[no-cd]
+i12-validate FILE: _installed
+    {{ etl }} validate {{ quote(FILE) }} --format i12
+
 # the last runs of the import log
 import-stats: _installed
     {{ etl }} log

@@ -26,6 +26,7 @@ from etl import (
     migrations,
     outcome,
     parallel,
+    preflight,
     publish,
     receipts,
     renewal,
@@ -125,6 +126,7 @@ def load(
     where = dsn.resolve(options.dsn)
     name = f"etl load into {options.schema} by {db.whoami()}"[:63]
     with metrics.PeakMemory() as memory, session.hold(where, name=name, live_schema=options.schema) as line:
+        preflight.require(line.connection, options, manifest)
         migrations.ensure(line.connection)
         line.lock()
         publish.check_live_schema(line.connection, options.schema, list(ddl.relations(tables.TABLES)))

@@ -222,3 +222,8 @@ def sections(relative_path: str) -> list[tuple[str, str]]:
 def identifier(*names: str) -> sql.Identifier:
     """Return a quoted identifier, dotted where several names are given."""
     return sql.Identifier(*names)
+
+
+def type_name(name: str) -> sql.SQL:
+    """Return the name of a type as the server's own ``format_type`` has quoted it."""
+    return sql.SQL(name)

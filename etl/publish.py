@@ -250,7 +250,9 @@ def _branch(
     """
     own = _columns(connection, schema_of(live_schema, build), name)
     values = [
-        sql.SQL("t.{}").format(db.identifier(column)) if column in own else sql.SQL(f"null::{kind}")
+        sql.SQL("t.{}").format(db.identifier(column))
+        if column in own
+        else sql.SQL("null::{}").format(db.type_name(kind))
         for column, kind in columns.items()
     ]
     holes: dict[str, sql.Composable] = {

@@ -184,6 +184,16 @@ def size(place: str) -> int:
     return sum(entry.size or 0 for entry in filesystem.get_file_info(selector))
 
 
+def free_bytes(place: str) -> int | None:
+    """Return the free bytes of the disk that a folder is on, or will be on; None where that cannot be told."""
+    if not is_local(place):
+        return None
+    folder = local_path(place).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
 def delete(place: str) -> None:
     """Delete a file, or a folder with all that it holds; nothing happens where there is none."""
     if is_local(place):

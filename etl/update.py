@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from etl import (
     apply,
+    audit,
     builds,
     config,
     coordinator,
@@ -178,7 +179,8 @@ def rollback(
             confirm(f"Go back to split {split_id} in schema {options.schema}?")
         else:
             confirm(f"Go back to the previous build of schema {options.schema}?")
-            done = builds.rollback(connection, options.schema)
+            with audit.watched(connection, command=options.command, live_schema=options.schema, build=None):
+                done = builds.rollback(connection, options.schema)
             live = next(b for b in builds.overview(connection, options.schema) if b.state == "live")
             return f"published build {live.build} (split {live.split_id}) again, generation {done.generation}"
     back = update(replace(options, store=store, split_id=split_id), Scope(), progress)

@@ -4,6 +4,7 @@
     scripts/bench.py december            the real export: split + load + index + publish, per server (target: under 20 s)
     scripts/bench.py memory [--shape S]  peak memory of all processes at 36,065 and 360,659 generated records
     scripts/bench.py split FILE          the split alone, one process and two, page-cached
+    scripts/bench.py validate [FILE]     validation against the split, interleaved (target: at most twice its seconds)
     scripts/bench.py switches            the real export, once per switch of `etl load`, against a load without any
     scripts/bench.py update              June to December by `etl update` against a full load (target: under a third)
     scripts/bench.py planning            how long the server plans a look-up by internal name, warm (target: under 3 ms)
@@ -42,7 +43,7 @@ SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "8GB", "maintenance_work_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["december", "memory", "split", "planning", "switches", "update"])
+    parser.add_argument("what", choices=["december", "memory", "split", "validate", "planning", "switches", "update"])
     parser.add_argument("file", nargs="?", help="input of `split`; of the others where it is not beside the checkout")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
@@ -54,14 +55,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="etl-bench-", dir=given.work) as folder:
         Path(folder).chmod(0o755)
-        passes = {
-            "december": december,
-            "memory": memory,
-            "split": split,
-            "planning": planning,
-            "switches": switches,
-            "update": update,
-        }
+        passes = {"december": december, "memory": memory, "split": split, "validate": validate}
+        passes |= {"planning": planning, "switches": switches, "update": update}
         figures = passes[given.what](given, Path(folder))
     report = {"machine": machine(), "settings": SETTINGS, "arguments": vars(given), "figures": figures}
     if given.json:
@@ -130,6 +125,26 @@ def split(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             figures.append({"jobs": jobs, "seconds": seconds, "megabytes_per_s": size / seconds / 1e6})
             say(figures[-1])
             shutil.rmtree(store)
+    return figures
+
+
+def validate(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Validation against the split of the same file, whole processes, interleaved; --jobs processes each."""
+    source = Path(given.file) if given.file else unpack(PACK, folder)
+    size = source.stat().st_size
+    source.read_bytes()
+    figures = []
+    for number in range(given.runs):
+        store = folder / f"split-{number}"
+        times = {}
+        for words in (["split", str(source), "--store", str(store)], ["validate", str(source)]):
+            started = time.perf_counter()
+            etl(*words, "--jobs", str(given.jobs), "--quiet", "--json")
+            times[words[0]] = time.perf_counter() - started
+        ratio = times["validate"] / times["split"]
+        figures.append({**times, "validate_megabytes_per_s": size / times["validate"] / 1e6, "ratio": ratio})
+        say(figures[-1])
+        shutil.rmtree(store)
     return figures
 
 

@@ -266,7 +266,7 @@ values (%(type)s, %(command)s, %(schema)s, %(source)s, %(hash)s, %(game_version)
 returning id;
 
 -- name: end_run
--- The end of a line of the import log.
+-- The end of a line of the import log; returns what the audit trail says of it.
 update etl.run
 set state = %(state)s,
     records_seen = %(records)s,
@@ -278,7 +278,8 @@ set state = %(state)s,
     import_data = %(data)s,
     message = %(message)s,
     completed_at = clock_timestamp()
-where id = %(run)s;
+where id = %(run)s
+returning command, live_schema, build;
 
 -- name: close_lost_runs
 -- Runs that ended without a word (killed): only the holder of the coordinator's lock may say so.
@@ -1500,3 +1501,49 @@ select (select count(*) from {schema}.staged_reject)
 -- name: reject_codes_of
 -- What a build set aside, by code.
 select code, count(*) from etl.reject where build = %(build)s group by code;
+
+-- name: record_audit
+-- The audit trail's next line; time and database user are written by the server.
+insert into etl.audit (who, host, command, live_schema, build, outcome, message)
+values (%(who)s, %(host)s, %(command)s, %(schema)s, %(build)s, %(outcome)s, %(message)s);
+
+-- name: latest_audit
+-- The audit trail of a live schema, newest first.
+select id, at, db_user, who, host, command, build, outcome, message
+from etl.audit
+where live_schema = %(schema)s
+order by id desc
+limit %(limit)s;
+
+-- name: preflight_facts
+-- What a load needs to know of the server and of its own rights, in one look.
+select current_setting('server_version_num')::integer as version,
+       current_setting('server_version') as version_name,
+       current_user as role,
+       current_database() as database,
+       pg_is_in_recovery() or current_setting('default_transaction_read_only')::boolean as read_only,
+       has_database_privilege(current_database(), 'create') as may_create,
+       l.build is not null as has_ledger,
+       coalesce(has_schema_privilege(l.home, 'usage') and has_schema_privilege(l.home, 'create')
+                and has_table_privilege(l.build, 'insert') and has_table_privilege(l.build, 'update')
+                and has_table_privilege(l.reject, 'delete'), false) as may_use_ledger,
+       to_regnamespace(quote_ident(%(schema)s)) is null
+           or has_schema_privilege(to_regnamespace(quote_ident(%(schema)s)), 'create') as may_use_live,
+       current_setting('wal_level') as wal_level,
+       current_setting('max_connections')::integer
+           - current_setting('superuser_reserved_connections')::integer as connections,
+       (select count(*) from pg_stat_activity where backend_type = 'client backend') as connected,
+       (select rolconnlimit from pg_roles where rolname = session_user) as role_connections,
+       current_setting('max_locks_per_transaction')::integer as locks,
+       current_setting('max_locks_per_transaction')::bigint
+           * (current_setting('max_connections')::integer + current_setting('max_prepared_transactions')::integer)
+           as lock_table,
+       case when pg_has_role(current_user, 'pg_read_all_settings', 'usage')
+            then current_setting('data_directory', true) end as data_directory,
+       exists (select from pg_available_extensions where name = 'pg_trgm') as has_trigrams,
+       exists (select from pg_settings where name = 'default_toast_compression' and 'lz4' = any (enumvals)) as has_lz4
+from (
+    select to_regnamespace('etl')::oid as home,
+           (select c.oid from pg_class c where c.relnamespace = to_regnamespace('etl') and c.relname = 'build') as build,
+           (select c.oid from pg_class c where c.relnamespace = to_regnamespace('etl') and c.relname = 'reject') as reject
+) l;

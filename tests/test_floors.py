@@ -15,10 +15,10 @@ FLOORS: dict[str, float] = {
         ("model", "errors", "config", "categories", "resources", "postgres", "halving", "limits", "numbers"), 0
     ),
     **dict.fromkeys(("db", "storage", "parallel", "progress", "metrics", "server"), 1),
-    **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "ledger", "plan", "dsn", "retry"), 2),
+    **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "audit", "plan", "dsn", "retry"), 2),
     **dict.fromkeys(("store", "tables"), 2.1),
     "ddl": 2.2,
-    "keys": 2.3,
+    **dict.fromkeys(("keys", "ledger"), 2.3),
     **dict.fromkeys(
         (
             "splitter",
@@ -35,7 +35,7 @@ FLOORS: dict[str, float] = {
         ),
         3,
     ),
-    **dict.fromkeys(("builds", "renewal", "scope", "staging", "apply", "verify", "rejects"), 3.1),
+    **dict.fromkeys(("builds", "renewal", "scope", "staging", "apply", "verify", "rejects", "preflight"), 3.1),
     "work": 3.2,
     "coordinator": 4,
     "update": 4.1,

@@ -270,7 +270,8 @@ def here(dsn: str, tmp_path: Path) -> Path:
     assert run("split", "powers.json", "--executor", "inline://", cwd=tmp_path).returncode == 3
     done = run("load", "--dsn", dsn, "--executor", "inline://", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("rejected: 1 wrong_type, 1 bad_effects; see etl rejects list")
+    assert done.stdout.splitlines()[-2] == "next: etl rejects list"
+    assert done.stdout.splitlines()[-1].startswith("rejected: 1 wrong_type, 1 bad_effects; see partitions/")
     return tmp_path
 
 

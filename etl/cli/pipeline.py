@@ -158,7 +158,7 @@ def split(sources: tuple[str, ...], **given: Any) -> None:
         _print_split(result)
         elsewhere = "" if given["store"] == "partitions" else f" --store {shlex.quote(given['store'])}"
         click.echo(f"next: etl load{elsewhere}")
-        print_rejects(result.manifest.reject_codes, _reject_paths(result.manifest, given["store"]), command="")
+        print_rejects(result.manifest.reject_codes, _reject_paths(result.manifest, given["store"]), are_published=False)
     exit_for_rejects(result.manifest.rejects)
 
 
@@ -328,12 +328,14 @@ def _reject_paths(manifest: "Manifest", store: str) -> tuple[str, ...]:
     return (rejects.place(store, manifest),) if manifest.rejects else ()
 
 
-def print_rejects(codes: Mapping[str, int], paths: tuple[str, ...], *, command: str = "etl rejects list, or ") -> None:
+def print_rejects(codes: Mapping[str, int], paths: tuple[str, ...], *, are_published: bool = True) -> None:
     """Print what was rejected, why, and where to look: the last line of a run that rejected anything."""
     if not codes:
         return
     reasons = ", ".join(f"{count:,} {code}" for code, count in sorted(codes.items(), key=lambda item: -item[1]))
-    click.echo(f"rejected: {reasons}; see {command}{' and '.join(paths)}")
+    if are_published:
+        click.echo("next: etl rejects list")
+    click.echo(f"rejected: {reasons}; see {' and '.join(paths)}")
 
 
 def _show_load(result: "LoadResult", given: dict[str, Any]) -> None:
