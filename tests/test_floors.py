@@ -16,7 +16,7 @@ FLOORS: dict[str, float] = {
     **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "ledger", "plan", "dsn"), 2),
     **dict.fromkeys(("store", "tables"), 2.1),
     "ddl": 2.2,
-    "keys": 2.3,
+    **dict.fromkeys(("keys", "read"), 2.3),
     **dict.fromkeys(
         (
             "splitter",
