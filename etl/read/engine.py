@@ -58,7 +58,7 @@ class Engine:
         self.events: Counter[str] = Counter()
         self.meters = {"local": Meters(), "redis": Meters(), "database": Meters()}
         self.local = LocalTier(options.local_bytes, self.meters["local"])
-        self.database = Database(options.dsn, options.schema, options.pool)
+        self.database = Database(options.dsn, options.schema, options.pool, self.events)
         self.queries = Queries(self.database)
         self.generations = Generations(
             self.database, options.max_staleness_s, self._invalidated, self._forget_all, self._tell_now_and_then
@@ -95,7 +95,7 @@ class Engine:
 
     def power_id(self, name: str) -> int | None:
         """Return the id of a power by its full name; the name keeps it for ever, so it is remembered without a token."""
-        uid = name.lower()
+        uid, drops = name.lower(), self.local.drops()
         state, began_ns = self.generations.current(), time.perf_counter_ns()
         question = questions.power_name(uid)
         entry = self.local.get(question.key, 0, state.generation, began_ns)
@@ -104,7 +104,8 @@ class Engine:
             return None
         if len(self.names) >= _MOST_NAMES:
             self.names.clear()
-        self.names[name] = number
+        if drops == self.local.drops():  # else the database may be another one by now
+            self.names[name] = number
         return number
 
     def powers(self, numbers: Sequence[int], state: State) -> dict[int, Power]:

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 _MOST_CHANGES = 50_000
 _RECONNECT_S = 1.0
 _LONGEST_WAIT_S = 30.0
+# How soon the thread notices that it is to end.
+_TURN_S = 0.1
 
 _changes = msgspec.json.Decoder(list[tuple[int, int]])
 
@@ -191,16 +193,17 @@ class Generations:
     def _attend(self, connection: db.Connection) -> None:
         interval_s = min(self._max_staleness_s / 2, _LONGEST_WAIT_S)
         query = db.query("read_state", schema=db.identifier(self._database.schema))
+        ask_at = 0.0
         while not self._closed.is_set():
             heard = False
-            for notice in connection.notifies(timeout=interval_s, stop_after=1):
+            for notice in connection.notifies(timeout=min(interval_s, _TURN_S), stop_after=1):
                 heard = notice.channel == "etl_live" and notice.payload.split(" ")[0] == self._database.schema
                 if notice.channel == "etl_cache":
                     self._on_invalidation(notice.payload)
             self._on_turn()
-            if not (heard or self._wanted):
+            if not (heard or (self._wanted and time.monotonic() >= ask_at)):
                 continue
-            self._wanted = False
+            self._wanted, ask_at = False, time.monotonic() + interval_s
             before, asked = self._state, time.monotonic()
             known = before.generation if before is not None else 0
             row = connection.execute(query, {"known": known}).fetchone()

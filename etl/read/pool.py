@@ -5,6 +5,7 @@ Each statement stands alone (autocommit): it sees one snapshot, and whatever bre
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -39,7 +40,7 @@ class PoolOptions:
 
     size: int = 1
     overflow: int = 7
-    timeout_s: float = 10.0
+    timeout_s: float = 5.0
     check: bool = False
     recycle_s: float = 3600.0
     idle_s: float = 300.0
@@ -49,8 +50,8 @@ class PoolOptions:
 class Database:
     """Asks the statements of ``sql/read.sql``; opens its connections when they are needed."""
 
-    def __init__(self, dsn: str, schema: str, options: PoolOptions) -> None:
-        self.dsn, self.schema, self._options = dsn, schema, options
+    def __init__(self, dsn: str, schema: str, options: PoolOptions, events: Counter[str]) -> None:
+        self.dsn, self.schema, self._options, self._events = dsn, schema, options, events
         db.split_secret(dsn)
         self._pool: psycopg_pool.ConnectionPool[db.Connection] = psycopg_pool.ConnectionPool(
             dsn,
@@ -82,6 +83,7 @@ class Database:
 
     def ask_rows(self, statement: str, values: Values, **holes: sql.Composable) -> list[Row]:
         """Return all rows of a named statement."""
+        self._events["statements" if statement != "read_state" else "questions_of_state"] += 1
         query = db.query(statement, schema=db.identifier(self.schema), **holes)
         return self._patiently(lambda connection: connection.execute(query, values, prepare=True).fetchall())
 
@@ -102,9 +104,11 @@ class Database:
                 with self._pool.connection() as connection:
                     return call(connection)
             except psycopg_pool.PoolTimeout as error:
+                with db.connect(self.dsn, name="etl.read"):  # which says why, if it is not the pool's size
+                    pass
                 raise DatabaseError(
-                    f"no connection to the database at {db.redact(self.dsn)} within {self._options.timeout_s:g} s",
-                    "check that it answers, or let PoolOptions have more connections",
+                    f"all connections of the reader were busy for {self._options.timeout_s:g} s",
+                    "let PoolOptions have more of them, or call it from fewer threads",
                 ) from error
             except psycopg.Error as error:
                 if last or not _passes(error):
