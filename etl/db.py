@@ -141,9 +141,11 @@ def template(text: str, holes: Mapping[str, sql.Composable] | None = None) -> sq
 @cache
 def _queries() -> dict[str, str]:
     """Return the named queries of ``sql/queries.sql`` and of ``sql/read.sql``, those of readers."""
-    text = resources.sql_text("queries.sql") + "\n" + resources.sql_text("read.sql")
-    parts = re.split(r"^-- name: (\w+)[^\n]*\n", text, flags=re.MULTILINE)
-    return {name: body.strip().rstrip(";") for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    found: dict[str, str] = {}
+    for name in ("queries.sql", "read.sql"):
+        parts = re.split(r"^-- name: (\w+)[^\n]*\n", resources.sql_text(name), flags=re.MULTILINE)
+        found |= {name: body.strip().rstrip(";") for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    return found
 
 
 def query(statement: str, /, **holes: sql.Composable) -> sql.Composed:
