@@ -32,6 +32,8 @@ from etl.read.results import Generation, Power, PowerSummary
 
 __all__ = ["Generation", "PoolOptions", "Power", "PowerReader", "PowerSummary"]
 
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
 
 class PowerReader:
     """Look-ups of powers, powersets and build summaries; every method may be called from any thread.
@@ -68,10 +70,13 @@ class PowerReader:
         check_live_schema(schema)
         if max_staleness_s < 0 or local_bytes < 0 or redis_timeout_s <= 0:
             raise UsageError("max_staleness_s and local_bytes are not below 0, redis_timeout_s is above")
+        redis_url = (os.environ.get("REDIS_URL") if redis_url is None else redis_url) or None
+        if redis_url is not None and not redis_url.startswith(_REDIS_SCHEMES):
+            raise UsageError("REDIS_URL cannot be understood", "write it like redis://[:password@]host:6379/0")
         self._given = dsn
         self._settings: dict[str, Any] = {
             "schema": schema,
-            "redis_url": (os.environ.get("REDIS_URL") if redis_url is None else redis_url) or None,
+            "redis_url": redis_url,
             "namespace": namespace,
             "max_staleness_s": max_staleness_s,
             "local_bytes": local_bytes,

@@ -1,6 +1,6 @@
 """The form of a value in Redis: who may trust it, whether it is whole, and its JSON, compressed where that pays.
 
-Magic (2 bytes), flags (1), CRC-32 of the rest (4), two marks (8 each), payload. The marks are random numbers of Redis
+Magic (2 bytes), flags (1), CRC-32 of flags and rest (4), two marks (8 each), payload. The marks are random numbers of Redis
 itself: ``all`` is drawn anew when everything is to be forgotten, ``lists`` when answers about many powers are. A value
 that carries another mark is none; nothing need be found and deleted.
 """
@@ -48,7 +48,7 @@ def seal(body: bytes | None, marks: Marks, is_list: bool) -> bytes:
             payload, flags = packed, _COMPRESSED
     lists = marks.lists if is_list else bytes(MARK_BYTES)
     rest = marks.everything + lists + payload
-    return _HEAD.pack(_MAGIC, flags, zlib.crc32(rest), marks.everything, lists) + payload
+    return _HEAD.pack(_MAGIC, flags, zlib.crc32(rest, flags), marks.everything, lists) + payload
 
 
 def is_negative(value: bytes) -> bool:
@@ -65,7 +65,7 @@ def opened(value: bytes, marks: Marks, is_list: bool) -> bytes | None:
     if len(value) < _HEAD.size:
         raise Garbage(f"{len(value)} bytes")
     magic, flags, checksum, everything, lists = _HEAD.unpack_from(value)
-    if magic != _MAGIC or zlib.crc32(value[_HEAD.size - 2 * MARK_BYTES :]) != checksum:
+    if magic != _MAGIC or zlib.crc32(value[_HEAD.size - 2 * MARK_BYTES :], flags) != checksum:
         raise Garbage("not ours, or damaged")
     if everything != marks.everything or (is_list and lists != marks.lists):
         return None

@@ -215,7 +215,7 @@ class SharedTier:
         except redis.ResponseError as error:  # full, or read-only: it still answers what it has
             self._events["redis_store_errors"] += 1
             if self._full.failed():
-                _log.warning("Redis at %s takes no more answers: %s", self.where, error)
+                _log.warning("Redis at %s takes no more answers: %s", self.where, _said(error))
             return False
         if self._full.worked():
             _log.warning("Redis at %s takes answers again", self.where)
@@ -232,11 +232,16 @@ class SharedTier:
             self._events["redis_errors"] += 1
             self._client.connection_pool.disconnect(inuse_connections=False)
             if self._breaker.failed():
-                _log.warning("Redis at %s fails, going on without: %s", self.where, str(error) or type(error).__name__)
+                _log.warning("Redis at %s fails, going on without: %s", self.where, _said(error))
             return None
         if self._breaker.worked():
             _log.warning("Redis at %s answers again", self.where)
         return found
+
+
+def _said(error: Exception) -> str:
+    """Return what an error says, without the values of the commands that it repeats."""
+    return str(error).rpartition(" caused error: ")[2] or type(error).__name__
 
 
 def _is_mark(value: Any) -> bool:
