@@ -66,6 +66,7 @@ JOBS = click.option("--jobs", "-j", type=click.IntRange(min=1), help="Worker pro
 EXECUTOR = click.option("--executor", help="process://N or inline://; wins over --jobs.")
 MEMORY = click.option("--memory-limit", type=Size(), default="1GB", show_default=True, help="For all processes.")
 BATCH = click.option("--batch-size", type=click.IntRange(min=1), default=10_000, show_default=True, help="Records.")
+WARM = click.option("--warm", is_flag=True, help="Read ahead into Redis (REDIS_URL) once it is published.")
 YES = click.option("--yes", is_flag=True, help="Do it without asking.")
 
 

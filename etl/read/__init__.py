@@ -17,14 +17,14 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
 from etl import dsn as dsns
 from etl.config import MIB, check_live_schema
 from etl.errors import UsageError
-from etl.read import questions, stats
+from etl.read import questions, stats, warming
 from etl.read.engine import Engine, Options
 from etl.read.pool import PoolOptions
 from etl.read.questions import Question
@@ -226,6 +226,27 @@ class PowerReader:
         engine = self._engine or self._start()
         return stats.sum_up([engine.process(engine.generations.current().generation)])
 
+    def stats_of_all(self) -> dict[str, Any] | None:
+        """Return what all processes of the last day have left in Redis, and Redis' own figures; None without Redis."""
+        engine = self._engine or self._start()
+        shared = engine.shared(engine.generations.current())
+        told, server = (None, None) if shared is None else (shared.told(), shared.server())
+        if shared is None or told is None or server is None:
+            return None
+        return {**stats.sum_up(stats.processes(told)), "redis": {"at": shared.where, **server}}
+
+    def warm(
+        self, archetype: str | None = None, *, jobs: int = 4, progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, int]:
+        """Read powers, powersets and build summaries of an archetype, or of all, so that Redis has them.
+
+        ``progress`` is called with the powersets done and all of them. Returns how many powersets and powers were read.
+
+        Raises:
+            UsageError: there is no such archetype.
+        """
+        return warming.warm(self._engine or self._start(), archetype and archetype.lower(), jobs, progress)
+
     def close(self) -> None:
         """Close the connections; the reader cannot be used any more."""
         with self._lock:
@@ -242,12 +263,7 @@ class PowerReader:
         self.close()
 
     def _ask(self, question: Question) -> Any:
-        """Return the answer to a question from the nearest tier that has it."""
-        began_ns = time.perf_counter_ns()
-        engine = self._engine or self._start()
-        state = engine.generations.current()
-        entry = engine.local.get(question.key, question.token(state), state.generation, began_ns)
-        return entry.value if entry is not None else engine.answer(question, state, began_ns)
+        return (self._engine or self._start()).ask(question)
 
     def _powerset_id(self, powerset: int | str) -> int | None:
         if isinstance(powerset, int):

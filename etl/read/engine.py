@@ -80,6 +80,17 @@ class Engine:
         with self._shared_lock:
             return self._shared.setdefault(state.origin, self._new_shared(self._options.redis_url, state.origin))
 
+    def ask(self, question: Question) -> Any:
+        """Return the answer to a question from the nearest tier that has it; None: there is no such thing.
+
+        Raises:
+            SchemaError: nothing is published.
+            DatabaseError: the database cannot be asked.
+        """
+        began_ns, state = time.perf_counter_ns(), self.generations.current()
+        entry = self.local.get(question.key, question.token(state), state.generation, began_ns)
+        return entry.value if entry is not None else self.answer(question, state, began_ns)
+
     def answer(self, question: Question, state: State, began_ns: int) -> object:
         """Return the answer to a question that this process's memory has not; None: there is no such thing.
 
@@ -96,10 +107,7 @@ class Engine:
     def power_id(self, name: str) -> int | None:
         """Return the id of a power by its full name; the name keeps it for ever, so it is remembered without a token."""
         uid, drops = name.lower(), self.local.drops()
-        state, began_ns = self.generations.current(), time.perf_counter_ns()
-        question = questions.power_name(uid)
-        entry = self.local.get(question.key, 0, state.generation, began_ns)
-        number = entry.value if entry is not None else self.answer(question, state, began_ns)
+        number = self.ask(questions.power_name(uid))
         if not isinstance(number, int):
             return None
         if len(self.names) >= _MOST_NAMES:
@@ -157,10 +165,22 @@ class Engine:
             events=dict(self.events),
         )
 
+    def file_names(self, ids: Mapping[str, int]) -> None:
+        """File ids by the full name of their powers in Redis, if there is one."""
+        state = self.generations.current()
+        shared = self.shared(state)
+        marks = shared.fetch([])[1] if shared is not None else None
+        if shared is not None and marks is not None:
+            lines = [
+                (questions.power_name(uid), Loaded(state.generation, 0, b"%d" % number), 0)
+                for uid, number in ids.items()
+            ]
+            self._store(shared, lines, marks)
+
     def tell(self) -> None:
-        """Leave in Redis what this process has counted, for ``etl cache stats``."""
+        """Leave in Redis what this process has counted, for ``etl cache stats``; nothing where it was asked nothing."""
         self._tell_at = time.monotonic() + _TELL_S
-        state = self.generations.known
+        state = self.generations.known if any(meters.figures() for meters in self.meters.values()) else None
         shared = self.shared(state) if state is not None else None
         if shared is not None and state is not None:
             shared.tell(self._name, msgspec.json.encode(self.process(state.generation)))

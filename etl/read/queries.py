@@ -85,7 +85,7 @@ class Queries:
         bodies = [bytes(raw) for raw in _raws.decode(found)] if found else []
         by_id = {_identified.decode(body).id: body for body in bodies}
         return {
-            number: Loaded(generation, int(changed.get(number, base)), by_id[number])
+            number: Loaded(generation, max(base, changed.get(number, 0)), by_id[number])
             if number in by_id
             else Loaded(generation, generation, None)
             for number in numbers

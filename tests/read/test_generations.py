@@ -317,70 +317,83 @@ def watching(game: Game, number: int) -> Iterator[Watch]:
         thread.join()
 
 
+@dataclass
+class Crowd:
+    """Threads that read the powers of a set without end, on two readers; what they were told, and when."""
+
+    readers: list[PowerReader]
+    numbers: list[int]
+    source: str
+    answers: list[tuple[float, float, frozenset[str]]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def texts(self, reader: PowerReader, turn: int) -> frozenset[str]:
+        """Ask in one of three ways; return what the powers say."""
+        if turn % 3 == 0:
+            return frozenset(power.description for power in reader.powers(self.source) or ())
+        if turn % 3 == 1:
+            return frozenset(power.description for power in reader.powers_by_id(self.numbers[:3]).values())
+        return frozenset([reader.power(self.numbers[turn % len(self.numbers)]).description])
+
+    def read(self, place: int) -> None:
+        """Read until it is time to stop."""
+        turn = place
+        while not self.stop.is_set():
+            turn += 1
+            asked = time.monotonic()
+            try:
+                texts = self.texts(self.readers[place % 2], turn)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is one too many
+                self.errors.append(repr(error))
+                return
+            self.answers.append((asked, time.monotonic(), texts))
+            time.sleep(0.01)  # not to measure who gets a core
+
+
+def describe(game: Game, records: Records, text: str, publish: Callable[[Records], object]) -> None:
+    """Publish the records with a text in all of these."""
+    for record in records:
+        record["Description"] = text
+    publish(game.records)
+
+
 @pytest.mark.parametrize(("with_redis", "rounds"), [(True, 10), (False, 1)], ids=["redis", "alone"])
 def test_sixteen_threads_read_through_twenty_publications_and_twenty_updates(
     with_redis: bool, rounds: int, game: Game, new_reader: Maker, request
 ) -> None:
     """No answer is older than promised, none is mixed, none is an error."""
-    members = of_one_set(game.records)
+    members, max_staleness_s = of_one_set(game.records), 0.2
     ids = ids_of(game)
-    numbers = [ids[record["InternalName"].lower()] for record in members]
-    source, max_staleness_s = members[0]["PowersetFullName"], 0.2
     url = request.getfixturevalue("shared_redis").url if with_redis else ""
-    readers = [new_reader(url, max_staleness_s=max_staleness_s) for _ in range(2)]
-    answers: list[tuple[float, float, frozenset[str]]] = []
-    errors: list[str] = []
-    stop = threading.Event()
+    crowd = Crowd(
+        readers=[new_reader(url, max_staleness_s=max_staleness_s) for _ in range(2)],
+        numbers=[ids[record["InternalName"].lower()] for record in members],
+        source=members[0]["PowersetFullName"],
+    )
     for text in ("the first build", "the second build"):
-        for record in members:
-            record["Description"] = text
-        game.rebuild(game.records)
-
-    def read(place: int) -> None:
-        reader, turn = readers[place % 2], place
-        while not stop.is_set():
-            turn += 1
-            asked = time.monotonic()
-            try:
-                if turn % 3 == 0:
-                    texts = frozenset(power.description for power in reader.powers(source))
-                elif turn % 3 == 1:
-                    texts = frozenset(power.description for power in reader.powers_by_id(numbers[:3]).values())
-                else:
-                    texts = frozenset((reader.power(numbers[turn % len(numbers)]).description,))
-            except Exception as error:
-                errors.append(repr(error))
-                return
-            answers.append((asked, time.monotonic(), texts))
-            time.sleep(0.01)  # not to measure who gets a core
-
-    with watching(game, numbers[0]) as watch, ThreadPoolExecutor(16) as pool:
+        describe(game, members, text, game.rebuild)
+    with watching(game, crowd.numbers[0]) as watch, ThreadPoolExecutor(16) as pool:
         for place in range(16):
-            pool.submit(read, place)
+            pool.submit(crowd.read, place)
         try:
             for number in range(rounds):
-                for record in members:
-                    record["Description"] = f"update {number}"
-                game.update(game.records)
+                describe(game, members, f"update {number}", game.update)
                 game.rollback()
                 game.rollback()
-                for record in members:
-                    record["Description"] = f"second update {number}"
-                game.update(game.records)
+                describe(game, members, f"second update {number}", game.update)
         finally:
-            stop.set()
+            crowd.stop.set()
 
-    assert errors == []
+    assert crowd.errors == []
     assert len(watch.seen) >= 4 * rounds
-    assert len(answers) > 500
-    mixed = [texts for _, _, texts in answers if len(texts) != 1]
-    stale = [
+    assert len(crowd.answers) > 500
+    assert [texts for _, _, texts in crowd.answers if len(texts) != 1] == []
+    assert [
         (asked, texts)
-        for asked, answered, texts in answers
+        for asked, answered, texts in crowd.answers
         if not texts <= watch.texts_allowed(asked, answered + 0.05, max_staleness_s + 0.05)
-    ]
-    assert mixed == []
-    assert stale == []
+    ] == []
 
 
 def test_a_statement_of_state_is_asked_no_more_often_than_promised(game: Game, new_reader: Maker) -> None:
