@@ -5,6 +5,7 @@
     scripts/bench.py memory [--shape S]  peak memory of all processes at 36,065 and 360,659 generated records
     scripts/bench.py split FILE          the split alone, one process and two, page-cached
     scripts/bench.py switches            the real export, once per switch of `etl load`, against a load without any
+    scripts/bench.py read                look-ups by etl.read: tiers, one process and 8, during a rebuild, against others
     scripts/bench.py planning            how long the server plans a look-up by internal name, warm (target: under 3 ms)
 
 Run it with the project's environment: .venv/bin/python scripts/bench.py … . Each figure is printed as a table and, with
@@ -41,19 +42,31 @@ SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "8GB", "maintenance_work_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["december", "memory", "split", "planning", "switches"])
+    parser.add_argument("what", choices=["december", "memory", "split", "planning", "switches", "read"])
     parser.add_argument("file", nargs="?", help="input of `split`; of the others where it is not beside the checkout")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--shape", choices=["i12", "cod"], default="cod")
     parser.add_argument("--records", type=int, default=360_659)
     parser.add_argument("--memory-limit", default="1GB")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each crowd of readers in `read`")
+    parser.add_argument("--readers", type=int, default=8, help="processes in `read`")
     parser.add_argument("--work", default=os.environ.get("TMPDIR", "/tmp"), help="folder for inputs, stores, servers")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="etl-bench-", dir=given.work) as folder:
         Path(folder).chmod(0o755)
-        passes = {"december": december, "memory": memory, "split": split, "planning": planning, "switches": switches}
+        passes: dict[str, Any] = {
+            "december": december,
+            "memory": memory,
+            "split": split,
+            "planning": planning,
+            "switches": switches,
+        }
+        if given.what == "read":
+            import bench_read  # which imports this module
+
+            passes["read"] = bench_read.read
         figures = passes[given.what](given, Path(folder))
     report = {"machine": machine(), "settings": SETTINGS, "arguments": vars(given), "figures": figures}
     if given.json:

@@ -1,7 +1,7 @@
 """The first tier: the answers that this process had last, in a bounded number of bytes.
 
-An own LRU, because cachetools' TLRUCache costs several times as much per hit (``scripts/bench.py read --parts`` measures
-both) and knows neither generations nor bytes of entries.
+An own LRU: cachetools' TLRUCache takes several times as long for a hit (``scripts/bench.py read`` measures both), and
+whether an entry still holds would have to be told from outside.
 """
 
 import threading

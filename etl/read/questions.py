@@ -42,7 +42,7 @@ _MOST_TOLD = 300
 # (tests/read/test_local.py compares again): a power keeps its JSON and 50 fields, a line of the summary only fields.
 _ENTRY_BYTES = 400
 _POWER_BYTES = 2_400
-_SUMMARY_RATIO = 3.2
+_SUMMARY_RATIO = 1.9
 
 
 @dataclass(frozen=True, slots=True)
