@@ -30,7 +30,7 @@ from psycopg.rows import dict_row
 from etl.read import PoolOptions, PowerReader
 
 sys.path.insert(0, str(bench.ROOT / "tests"))
-from redis_server import RedisServer, find_binary  # noqa: E402  # tests and bench start the same one
+from redis_server import RedisServer, find_binary  # tests and bench start the same one
 
 # What is promised, in milliseconds: median and 99th percentile; for the last ones the mean.
 PROMISED = {

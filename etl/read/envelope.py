@@ -6,6 +6,7 @@ that carries another mark is none; nothing need be found and deleted.
 """
 
 import struct
+import threading
 import zlib
 from dataclasses import dataclass
 
@@ -23,6 +24,17 @@ _PAYS = 0.9
 _LEVEL = 3
 # A frame that claims to hold more than this is garbage.
 _MOST_BYTES = 1 << 30
+
+
+class _Tools(threading.local):
+    """zstd's contexts, which take longer to make than to use, and serve one thread at a time."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=_LEVEL)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_tools = _Tools()
 
 
 class Garbage(ValueError):
@@ -43,7 +55,7 @@ def seal(body: bytes | None, marks: Marks, is_list: bool) -> bytes:
     if body is None:
         flags = _NEGATIVE
     elif len(payload) >= _LEAST_BYTES:
-        packed = zstandard.ZstdCompressor(level=_LEVEL).compress(payload)
+        packed = _tools.compressor.compress(payload)
         if len(packed) < _PAYS * len(payload):
             payload, flags = packed, _COMPRESSED
     lists = marks.lists if is_list else bytes(MARK_BYTES)
@@ -73,6 +85,6 @@ def opened(value: bytes, marks: Marks, is_list: bool) -> bytes | None:
     if not flags & _COMPRESSED:
         return payload
     try:
-        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=_MOST_BYTES)
+        return _tools.decompressor.decompress(payload, max_output_size=_MOST_BYTES)
     except zstandard.ZstdError as error:
         raise Garbage(str(error)) from error

@@ -53,6 +53,7 @@ class Database:
     def __init__(self, dsn: str, schema: str, options: PoolOptions, events: Counter[str]) -> None:
         self.dsn, self.schema, self._options, self._events = dsn, schema, options, events
         db.split_secret(dsn)
+        self._texts: dict[tuple[str, str], bytes] = {}
         self._pool: psycopg_pool.ConnectionPool[db.Connection] = psycopg_pool.ConnectionPool(
             dsn,
             min_size=options.size,
@@ -69,22 +70,22 @@ class Database:
         )
         self._pool.open()
 
-    def ask(self, statement: str, values: Values, **holes: sql.Composable) -> Row:
-        """Return the one row of a named statement.
+    def ask(self, statement: str, values: Values, variant: str = "", **holes: sql.Composable) -> Row:
+        """Return the one row of a named statement; ``variant`` names what fills its holes, where that may differ.
 
         Raises:
             SchemaError: nothing is published in the live schema.
             DatabaseError: the server cannot be reached or refuses, also after a few tries.
         """
-        rows = self.ask_rows(statement, values, **holes)
+        rows = self.ask_rows(statement, values, variant, **holes)
         if not rows:
             raise SchemaError(f"nothing is published in schema {self.schema}", "etl load")
         return rows[0]
 
-    def ask_rows(self, statement: str, values: Values, **holes: sql.Composable) -> list[Row]:
+    def ask_rows(self, statement: str, values: Values, variant: str = "", **holes: sql.Composable) -> list[Row]:
         """Return all rows of a named statement."""
         self._events["statements" if statement != "read_state" else "questions_of_state"] += 1
-        query = db.query(statement, schema=db.identifier(self.schema), **holes)
+        query = self._text(statement, variant, holes)
         return self._patiently(lambda connection: connection.execute(query, values, prepare=True).fetchall())
 
     def run(self, statement: str, values: Values) -> None:
@@ -94,6 +95,15 @@ class Database:
     def close(self) -> None:
         """Close the connections."""
         self._pool.close(timeout=5.0)
+
+    def _text(self, statement: str, variant: str, holes: Mapping[str, sql.Composable]) -> bytes:
+        """Return a statement as it is sent; each is put together once, which takes longer than to execute some."""
+        key = (statement, variant)
+        text = self._texts.get(key)
+        if text is None:
+            composed = db.query(statement, schema=db.identifier(self.schema), **holes)
+            text = self._texts[key] = composed.as_bytes(None)
+        return text
 
     def _configure(self, connection: db.Connection) -> None:
         prepare(connection, self._options.statement_timeout_s)

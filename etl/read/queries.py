@@ -123,7 +123,9 @@ class Queries:
         if max_level is not None:
             conditions.append("only_level")
         values = {"archetype": archetype, "level": max_level}
-        generation, body = self._summary("read_summary", values, condition=_all_of(conditions))
+        generation, body = self._summary(
+            "read_summary", values, variant=" ".join(conditions), condition=_all_of(conditions)
+        )
         return Loaded(generation, generation, body or b"[]")
 
     def search(self, text: str, archetype: str | None, limit: int) -> Loaded:
@@ -165,10 +167,9 @@ class Queries:
             "level": max_level,
             "limit": limit,
         }
-        condition = _all_of([] if number is None else ["only_powers_of_archetype"])
-        generation, body = self._database.ask(
-            "read_with_effect", values, columns=self._summary_columns, condition=condition
-        )
+        conditions = [] if number is None else ["only_powers_of_archetype"]
+        holes = {"columns": self._summary_columns, "condition": _all_of(conditions)}
+        generation, body = self._database.ask("read_with_effect", values, "".join(conditions), **holes)
         return Loaded(generation, generation, body or b"[]")
 
     def powersets_to_warm(self, archetype: str | None) -> list[tuple[int, list[int], list[str]]]:
@@ -191,17 +192,26 @@ class Queries:
         self._places.clear()
 
     def _summary(
-        self, statement: str, values: Mapping[str, Any], *, join: bool = False, **holes: sql.Composable
+        self,
+        statement: str,
+        values: Mapping[str, Any],
+        *,
+        join: bool = False,
+        variant: str = "",
+        **holes: sql.Composable,
     ) -> tuple[Any, ...]:
         """Ask the materialized view; where it is missing, what it was made of."""
         schema = db.identifier(self._database.schema)
         view, joined = db.query("summary_view", schema=schema), db.query("summary_join", schema=schema)
         if not (join or self._without_view):
             try:
-                return self._database.ask(statement, values, columns=self._summary_columns, summary=view, **holes)
+                return self._database.ask(
+                    statement, values, variant, columns=self._summary_columns, summary=view, **holes
+                )
             except Missing:
                 self._without_view = True
-        return self._database.ask(statement, values, columns=self._summary_columns, summary=joined, **holes)
+        joined_holes = {"columns": self._summary_columns, "summary": joined, **holes}
+        return self._database.ask(statement, values, f"join {variant}", **joined_holes)
 
     def _keep_place(self, number: int, place: tuple[int, int]) -> None:
         if len(self._places) >= _MOST_PLACES:
