@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -176,6 +178,39 @@ def test_a_value_with_a_flipped_bit_is_garbage() -> None:
         broken = value[:place] + bytes([value[place] ^ 2]) + value[place + 1 :]
         with pytest.raises(envelope.Garbage):
             envelope.opened(broken, marks, False)
+
+
+def test_tls_and_password_come_with_the_url(game, new_reader: Maker, redis_binary, tmp_path, numbers, caplog) -> None:
+    """A certificate that nobody vouches for is refused, as Redis that fails."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    secure = RedisServer(redis_binary, tmp_path).port
+    options = ("--tls-port", str(secure), "--tls-cert-file", str(certificate), "--tls-key-file", str(key),
+               "--tls-auth-clients", "no")  # fmt: skip
+    server = RedisServer(redis_binary, tmp_path, options, password="pass-word")
+    try:
+        server.start()
+    except AssertionError:
+        pytest.skip("this redis-server was built without TLS")
+    try:
+        url = f"rediss://:pass-word@localhost:{secure}/0"
+        assert right(new_reader(f"{url}?ssl_ca_certs={certificate}"), numbers[:5])
+        other = new_reader(f"{url}?ssl_ca_certs={certificate}")
+        assert right(other, numbers[:5])
+        assert counted(other, "redis")[0] == 5
+        assert told(caplog, "going on without") == 0
+        assert right(new_reader(url), numbers[:5])
+        assert told(caplog, "going on without") == 1
+        assert "pass-word" not in caplog.text
+    finally:
+        server.kill()
+        server.client.close()
 
 
 def test_every_key_has_a_time_to_live_and_the_namespace(game, new_reader: Maker, new_redis: Starter, numbers) -> None:
