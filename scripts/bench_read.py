@@ -52,7 +52,8 @@ def read(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     figures: list[dict[str, Any]] = []
     sources = []
     if given.file or bench.PACK.exists():
-        sources.append(("december", Path(given.file) if given.file else bench.unpack(bench.PACK, folder)))
+        source = Path(given.file) if given.file else bench.unpack(bench.PACK, folder)
+        sources.append((Path(given.file).name if given.file else "december", source))
     if given.records:
         generated = folder / "generated.json"
         bench.etl("generate", "--shape", "i12", "--records", str(given.records), "--out", str(generated), "--quiet")

@@ -249,16 +249,18 @@ listen etl_cache;
 -- For whoever keeps answers in memory.
 select pg_notify('etl_cache', %(message)s);
 
--- name: read_statement_timeout
--- For the rest of the session.
-select set_config('statement_timeout', %(milliseconds)s::text, false);
+-- name: read_prepare_session
+-- For the rest of the session: a statement does not run for ever, and is planned once, not with each value anew: finding
+-- the one leaf among all takes a planner longer than everything else, and an executor next to nothing.
+select set_config('statement_timeout', %(milliseconds)s::text, false),
+       set_config('plan_cache_mode', 'force_generic_plan', false);
 
 -- name: read_has_trigrams
 -- Whether names have an index of trigrams.
 select exists (select from pg_extension where extname = 'pg_trgm');
 
 -- name: only_archetype
-b.archetype_name = lower(%(archetype)s)
+b.archetype_id = (select a.id from {schema}.archetypes a where a.name = lower(%(archetype)s))
 
 -- name: only_archetype_id
 b.archetype_id = %(archetype)s

@@ -152,7 +152,7 @@ def prepare(connection: db.Connection, statement_timeout_s: float) -> None:
     """Make a connection ready for reading: JSON comes as its text, a statement does not run for ever."""
     set_json_loads(_as_text, connection)
     values = {"milliseconds": str(round(1000 * statement_timeout_s))}
-    connection.execute(db.query("read_statement_timeout"), values)
+    connection.execute(db.query("read_prepare_session"), values)
 
 
 def connect(dsn: str) -> db.Connection:

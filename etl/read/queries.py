@@ -124,7 +124,7 @@ class Queries:
             conditions.append("only_level")
         values = {"archetype": archetype, "level": max_level}
         generation, body = self._summary(
-            "read_summary", values, variant=" ".join(conditions), condition=_all_of(conditions)
+            "read_summary", values, variant=" ".join(conditions), condition=self._all_of(conditions)
         )
         return Loaded(generation, generation, body or b"[]")
 
@@ -168,7 +168,7 @@ class Queries:
             "limit": limit,
         }
         conditions = [] if number is None else ["only_powers_of_archetype"]
-        holes = {"columns": self._summary_columns, "condition": _all_of(conditions)}
+        holes = {"columns": self._summary_columns, "condition": self._all_of(conditions)}
         generation, body = self._database.ask("read_with_effect", values, "".join(conditions), **holes)
         return Loaded(generation, generation, body or b"[]")
 
@@ -213,6 +213,11 @@ class Queries:
         joined_holes = {"columns": self._summary_columns, "summary": joined, **holes}
         return self._database.ask(statement, values, f"join {variant}", **joined_holes)
 
+    def _all_of(self, conditions: Sequence[str]) -> sql.Composable:
+        schema = db.identifier(self._database.schema)
+        parts: list[sql.Composable] = [db.query(name, schema=schema) for name in conditions]
+        return sql.SQL(" and ").join(parts or [sql.SQL("true")])
+
     def _keep_place(self, number: int, place: tuple[int, int]) -> None:
         if len(self._places) >= _MOST_PLACES:
             self._places.clear()
@@ -224,7 +229,3 @@ def _columns(columns: Sequence[tuple[str, str, str]]) -> sql.Composed:
         sql.SQL("{} as {}").format(sql.Identifier(alias, column), sql.Identifier(name))
         for alias, column, name in columns
     )
-
-
-def _all_of(conditions: Sequence[str]) -> sql.Composable:
-    return sql.SQL(" and ").join([db.query(name) for name in conditions]) if conditions else sql.SQL("true")
