@@ -30,6 +30,14 @@ i12-validate FILE: _installed
 import-stats: _installed
     {{ etl }} log
 
+# what readers cache: hits, times, sizes of all processes (REDIS_URL)
+cache-stats *OPTIONS: _installed
+    {{ etl }} cache stats "$@"
+
+# let readers forget everything, or --power NAME, or --powerset NAME
+cache-clear *OPTIONS="--all": _installed
+    {{ etl }} cache clear {{ OPTIONS }}
+
 # psql in the configured database
 db-shell: _installed
     {{ etl }} db shell

@@ -54,6 +54,7 @@ def apply(connection: db.Connection, job: Application) -> tuple[int, int]:
     schema = db.identifier(job.schema)
     with connection.transaction():
         leaves = [*job.leaves, *_add_branches(connection, job)]
+        _note_what_readers_find_changed(connection, job)
         if job.entities:
             _upsert_entities(connection, job)
         if "powers" in job.tables:
@@ -120,6 +121,16 @@ def _add_branch(connection: db.Connection, schema: str, name: str, key: str, arc
     ddl.check_leaf(connection, schema, name, f"{key}_00", ddl.bounds(archetype_id, None, None))
     ddl.attach_leaf(connection, schema, name, key, f"{key}_00", None, None)
     connection.execute(db.query("attach_branch", branch=branch, parent=parent, archetype=number))
+
+
+def _note_what_readers_find_changed(connection: db.Connection, job: Application) -> None:
+    """Note the powersets that will read differently, and the powers that do so because of their powerset alone."""
+    schema = db.identifier(job.schema)
+    connection.execute(db.query("stage_touched_sets", schema=schema))
+    connection.execute(db.query("stage_powers_around"))
+    if job.entities:
+        connection.execute(db.query("touch_sets_around", schema=schema))
+        connection.execute(db.query("touch_powers_around", schema=schema))
 
 
 def _upsert_entities(connection: db.Connection, job: Application) -> None:
@@ -273,7 +284,9 @@ def _raise_generation(connection: db.Connection, job: Application) -> int:
         },
     )
     changes = {"schema": job.live_schema, "generation": generation}
-    connection.execute(db.query("record_changes", schema=db.identifier(job.schema)), changes)
+    for statement in ("record_changes", "record_powers_around"):
+        connection.execute(db.query(statement, schema=db.identifier(job.schema)), changes)
+    connection.execute(db.query("record_powerset_changes"), changes)
     connection.execute(db.query("notify_generation"), changes)
     return generation
 

@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 _PAUSE_S = 0.05
 _BREATH_S = 0.1
 
+# Views of the live schema over schema etl, which is closed to readers; <name>_view is their query.
+LEDGER_VIEWS = ("import_logs", "generation", "changes", "powerset_changes", "power_names")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
@@ -51,7 +54,7 @@ def schema_of(live_schema: str, build: int) -> str:
 
 def check_live_schema(connection: db.Connection, live_schema: str, names: Sequence[str]) -> None:
     """Raise SchemaError where the live schema holds something that is not ours under a name that we publish."""
-    values = {"schema": live_schema, "names": [*names, "import_logs"]}
+    values = {"schema": live_schema, "names": [*names, *LEDGER_VIEWS]}
     strangers = [name for (name,) in connection.execute(db.query("foreign_relations_in_live_schema"), values)]
     if strangers:
         raise SchemaError(
@@ -135,7 +138,7 @@ def named_builds(connection: db.Connection, live_schema: str) -> list[int]:
 
 def retract(connection: db.Connection, live_schema: str) -> None:
     """Drop the views of a live schema and the functions behind them; what users built on them stops it."""
-    for name in (*ddl.relations(tables.TABLES), "import_logs"):
+    for name in (*ddl.relations(tables.TABLES), *LEDGER_VIEWS):
         connection.execute(db.query("drop_live_view", view=db.identifier(live_schema, name)))
     for (name,) in connection.execute(db.query("unread_functions"), {"schema": live_schema}).fetchall():
         connection.execute(db.query("drop_function", function=_function_by_name(name)))
@@ -203,9 +206,10 @@ def _show(connection: db.Connection, live_schema: str, build: int, deadline: flo
             function=_function_by_name(function),
         )
         db.patiently(connection, view, deadline, longest_wait_s=lock_timeout_s)
-    if not _exists(connection, live_schema, "import_logs"):
-        logs = db.query("import_logs_view", schema=db.identifier(live_schema), live=sql.Literal(live_schema))
-        db.patiently(connection, logs, deadline, longest_wait_s=lock_timeout_s)
+    for name in LEDGER_VIEWS:
+        if not _exists(connection, live_schema, name):
+            made = db.query(f"{name}_view", schema=db.identifier(live_schema), live=sql.Literal(live_schema))
+            db.patiently(connection, made, deadline, longest_wait_s=lock_timeout_s)
 
 
 def _await_readers(connection: db.Connection, live_schema: str, deadline: float) -> None:

@@ -7,6 +7,7 @@
     scripts/bench.py validate [FILE]     validation against the split, interleaved (target: at most twice its seconds)
     scripts/bench.py switches            the real export, once per switch of `etl load`, against a load without any
     scripts/bench.py update              June to December by `etl update` against a full load (target: under a third)
+    scripts/bench.py read                look-ups by etl.read: tiers, one process and 8, during a rebuild, against others
     scripts/bench.py planning            how long the server plans a look-up by internal name, warm (target: under 3 ms)
 
 Run it with the project's environment: .venv/bin/python scripts/bench.py … . Each figure is printed as a table and, with
@@ -43,20 +44,28 @@ SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "8GB", "maintenance_work_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["december", "memory", "split", "validate", "planning", "switches", "update"])
+    parser.add_argument(
+        "what", choices=["december", "memory", "split", "validate", "planning", "switches", "update", "read"]
+    )
     parser.add_argument("file", nargs="?", help="input of `split`; of the others where it is not beside the checkout")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--shape", choices=["i12", "cod"], default="cod")
     parser.add_argument("--records", type=int, default=360_659)
     parser.add_argument("--memory-limit", default="1GB")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each crowd of readers in `read`")
+    parser.add_argument("--readers", type=int, default=8, help="processes in `read`")
     parser.add_argument("--work", default=os.environ.get("TMPDIR", "/tmp"), help="folder for inputs, stores, servers")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="etl-bench-", dir=given.work) as folder:
         Path(folder).chmod(0o755)
-        passes = {"december": december, "memory": memory, "split": split, "validate": validate}
+        passes: dict[str, Any] = {"december": december, "memory": memory, "split": split, "validate": validate}
         passes |= {"planning": planning, "switches": switches, "update": update}
+        if given.what == "read":
+            import bench_read  # which imports this module
+
+            passes["read"] = bench_read.read
         figures = passes[given.what](given, Path(folder))
     report = {"machine": machine(), "settings": SETTINGS, "arguments": vars(given), "figures": figures}
     if given.json:
@@ -295,7 +304,7 @@ def bytes_written(dsn: str) -> dict[str, float]:
             new = connection.execute(size + sql.SQL("t.xmin::text = {}").format(transaction)).fetchone()[0]
             written += new
             if name in tables.LEAF_TABLES:
-                change = sql.SQL("exists (select from etl.change e where e.power_id = t.{} and e.kind <> 'gone')")
+                change = sql.SQL("exists (select from etl.change e where e.power_id = t.{} and e.kind in ('changed', 'new'))")
                 touched += connection.execute(size + change.format(key)).fetchone()[0]
     return {"megabytes": touched / 1e6, "written_per_byte": (touched + written) / touched}
 

@@ -296,12 +296,13 @@ update etl.build set finished_at = clock_timestamp() where build = %(build)s;
 
 -- name: flip
 -- The publication: one row, with a word to whoever listens.
-insert into etl.live as l (live_schema, build, generation)
-values (%(schema)s, %(build)s, 1)
+insert into etl.live as l (live_schema, build, generation, base)
+values (%(schema)s, %(build)s, 1, 1)
 on conflict (live_schema) do update
 set build = excluded.build,
     previous = l.build,
     generation = l.generation + 1,
+    base = l.generation + 1,
     flipped_at = clock_timestamp()
 returning generation;
 
@@ -607,6 +608,36 @@ select r.id,
 from etl.run r
 where r.live_schema = {live};
 
+-- name: generation_view
+-- Which state is read: a reader takes it in the same statement as the data. origin is that of this database, and of no
+-- other one, nor of this one before a reset.
+create or replace view {schema}.generation as
+select l.generation, l.base, l.build, l.flipped_at as published_at,
+       concat_ws('.', l.origin, (select d.oid from pg_database d where d.datname = current_database()),
+                 (select c.system_identifier from pg_control_system() c)) as origin
+from etl.live l
+where l.live_schema = {live};
+
+-- name: changes_view
+-- The powers that each update touched.
+create or replace view {schema}.changes as
+select c.generation, c.kind, c.power_id, c.internal_name, c.archetype_id, c.powerset_id
+from etl.change c
+where c.live_schema = {live};
+
+-- name: powerset_changes_view
+-- The powersets that each update touched.
+create or replace view {schema}.powerset_changes as
+select c.generation, c.powerset_id
+from etl.powerset_change c
+where c.live_schema = {live};
+
+-- name: power_names_view
+-- The durable id of every name, in lower case, that ever was.
+create or replace view {schema}.power_names as
+select k.id, k.uid
+from etl.power_key k;
+
 -- name: analyze
 analyze {relation};
 
@@ -800,13 +831,18 @@ with reordered as materialized (
     from {schema}.staged_powersets s
     join {schema}.powersets b using (id)
     where s.power_order <> b.power_order
+),
+moved as (
+    update {schema}.powers p
+    set display_order = coalesce(array_position(s.power_order, k.uid) - 1, 0)
+    from reordered s, etl.power_key k
+    where p.powerset_id = s.id
+      and k.id = p.id
+      and p.display_order <> coalesce(array_position(s.power_order, k.uid) - 1, 0)
+    returning p.id
 )
-update {schema}.powers p
-set display_order = coalesce(array_position(s.power_order, k.uid) - 1, 0)
-from reordered s, etl.power_key k
-where p.powerset_id = s.id
-  and k.id = p.id
-  and p.display_order <> coalesce(array_position(s.power_order, k.uid) - 1, 0);
+insert into touched_around (power_id)
+select id from moved;
 
 -- name: find_equal
 -- Those staged rows of changed powers that the table has already; partition keys are in the condition for the plan's sake.
@@ -919,6 +955,50 @@ select %(schema)s, %(generation)s, case when d.id is null then 'gone' else t.kin
 from {schema}.staged_touch t
 left join {schema}.power_directory d on d.id = t.id
 where d.id is not null or t.kind <> 'new';
+
+-- name: stage_touched_sets
+-- The powersets that readers find changed: what the touched powers are in, and were in until now.
+create temporary table touched_set on commit drop as
+select t.powerset_id
+from {schema}.staged_touch t
+union
+select d.powerset_id
+from {schema}.staged_touch t
+join {schema}.power_directory d using (id);
+
+-- name: stage_powers_around
+-- Powers that did not change themselves, but are read with the row of their powerset, or in another place of it.
+create temporary table touched_around (power_id bigint not null) on commit drop;
+
+-- name: touch_sets_around
+-- Powersets whose own row will come, differ or go; before these rows are changed.
+insert into touched_set (powerset_id)
+select id
+from {schema}.staged_powersets n
+full join {schema}.powersets s using (id)
+where (n.name, n.full_name, n.display_name, n.archetype_id, n.powerset_type, n.power_order)
+      is distinct from (s.name, s.full_name, s.display_name, s.archetype_id, s.powerset_type, s.power_order);
+
+-- name: touch_powers_around
+-- The powers of sets that will be called otherwise.
+insert into touched_around (power_id)
+select d.id
+from {schema}.staged_powersets n
+join {schema}.powersets s using (id)
+join {schema}.power_directory d on d.powerset_id = s.id
+where (n.name, n.full_name, n.display_name) is distinct from (s.name, s.full_name, s.display_name);
+
+-- name: record_powerset_changes
+insert into etl.powerset_change (live_schema, generation, powerset_id)
+select distinct %(schema)s, %(generation)s::bigint, powerset_id
+from touched_set;
+
+-- name: record_powers_around
+insert into etl.change (live_schema, generation, kind, power_id, internal_name, archetype_id, powerset_id)
+select distinct %(schema)s, %(generation)s::bigint, 'around', d.id, d.internal_name, d.archetype_id, d.powerset_id
+from touched_around t
+join {schema}.power_directory d on d.id = t.power_id
+on conflict do nothing;
 
 -- name: change_build
 -- The split that the build is now a function of.
@@ -1393,6 +1473,7 @@ from (
     join etl.power_key k on k.id = c.power_id
     where p.build = %(build)s
       and p.kind = 'update'
+      and c.kind <> 'around'
       and (%(archetype)s::integer is null or c.archetype_id = %(archetype)s)
     order by c.power_id, c.generation desc
 ) last

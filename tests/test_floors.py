@@ -18,7 +18,7 @@ FLOORS: dict[str, float] = {
     **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "audit", "plan", "dsn", "retry"), 2),
     **dict.fromkeys(("store", "tables"), 2.1),
     "ddl": 2.2,
-    **dict.fromkeys(("keys", "ledger"), 2.3),
+    **dict.fromkeys(("keys", "ledger", "read"), 2.3),
     **dict.fromkeys(
         (
             "splitter",

@@ -31,6 +31,7 @@ _COMMANDS = {
     "rollback": ("etl.cli.operate:rollback", "Publish the previous build again."),
     "prune": ("etl.cli.operate:prune", "Drop old builds."),
     "log": ("etl.cli.operate:log", "Show the import log."),
+    "cache": ("etl.cli.cache:cache", "What readers cache: stats, clear, warm."),
     "db": ("etl.cli.server:database", "The database: start, stop, url, shell, status, migrate, reset."),
 }
 

@@ -20,6 +20,7 @@ _SHOWN_NAMES = 20
 @pipeline.SPLIT_OPTIONS
 @common.DSN
 @common.SCHEMA
+@common.WARM
 @pipeline.SHARED_OPTIONS
 def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: bool, **given: Any) -> None:
     """Change only the powers that differ in SOURCE…, in the published build, in one transaction.
@@ -34,6 +35,7 @@ def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: boo
     from etl import splitter
     from etl import update as updating
 
+    warm = pipeline.warming(given)
     done = pipeline.with_progress(given, lambda report: splitter.run(pipeline.split_options(sources, given), report))
     options = pipeline.load_options({**given, "tables": None}, split_id=done.manifest.split_id)
     scope = scopes.Scope(keep_missing=keep_missing)
@@ -49,6 +51,8 @@ def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: boo
                 stop=stop,
             ),
         )
+    if result.generation:
+        warm()
     show(result, given["as_json"])
 
 

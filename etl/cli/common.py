@@ -84,6 +84,7 @@ BATCH = click.option("--batch-size", type=click.IntRange(min=1), default=10_000,
 MAX_REJECTS = click.option(
     "--max-rejects", type=Rejects(), help="Give up, and publish nothing, beyond so many (100) or such a share (0.5%)."
 )
+WARM = click.option("--warm", is_flag=True, help="Read ahead into Redis (REDIS_URL) once it is published.")
 YES = click.option("--yes", is_flag=True, help="Do it without asking.")
 
 

@@ -1,5 +1,6 @@
 """The commands that move data: split, load, rebuild, generate."""
 
+import os
 import shlex
 import sys
 from collections import Counter
@@ -169,6 +170,7 @@ def split(sources: tuple[str, ...], **given: Any) -> None:
 @click.option("--only", multiple=True, help="Renew a part: archetype=KEY or powerset=CATEGORY.SET; may be repeated.")
 @click.option("--from-record", type=click.IntRange(min=0), help="Bring in the records from this number on.")
 @common.MAX_REJECTS
+@common.WARM
 @SHARED_OPTIONS
 def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, **given: Any) -> None:
     """Load a split into PostgreSQL: all cores, a leaf per task; then publish it in one instant.
@@ -183,13 +185,16 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
     from etl.cli import change
 
     options = load_options(given, split_id=split_id)
+    warm = warming(given)
     with common.watch_signals() as stop:
         part = scope.scope_of(options, only, from_record)
         if part is not None:
             renewed = with_progress(given, lambda report: update.update(options, part, report, stop=stop))
+            warm()
             change.show(renewed, given["as_json"])
             return
         result = with_progress(given, lambda report: coordinator.load(options, report, stop=stop))
+    warm()
     _show_load(result, given)
 
 
@@ -198,6 +203,7 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
 @SPLIT_OPTIONS
 @LOAD_OPTIONS
 @SWITCHES
+@common.WARM
 @SHARED_OPTIONS
 def rebuild(sources: tuple[str, ...], **given: Any) -> None:
     """Split SOURCE…, load it into a fresh build beside the one that is read, and publish it.
@@ -207,12 +213,14 @@ def rebuild(sources: tuple[str, ...], **given: Any) -> None:
     """
     from etl import coordinator, splitter
 
+    warm = warming(given)
     done = with_progress(given, lambda report: splitter.run(split_options(sources, given), report))
     if not given["as_json"]:
         _print_split(done)
     options = load_options(given, split_id=done.manifest.split_id, fresh=True)
     with common.watch_signals() as stop:
         result = with_progress(given, lambda report: coordinator.load(options, report, stop=stop))
+    warm()
     _show_load(result, given)
 
 
@@ -248,6 +256,20 @@ def generate(shape: str, records: int, seed: int, out: str, dirty: float, as_jso
             f"of them an import must load {result.loaded:,}, supersede {result.superseded:,}"
             f" and reject {result.rejects:,}; the dirty ones are listed in {result.dirty_path}"
         )
+
+
+def warming(given: dict[str, Any]) -> Callable[[], None]:
+    """Return what is to be done after a publication: reading ahead into Redis if that is asked for, else nothing.
+
+    Raises:
+        UsageError: it is asked for, and no Redis is named.
+    """
+    if not given["warm"]:
+        return lambda: None
+    from etl.cli import cache
+
+    redis_url = cache.named(os.environ.get("REDIS_URL"))
+    return lambda: cache.warm_after(redis_url, given["dsn"], given["schema"], given["quiet"])
 
 
 def with_progress(given: dict[str, Any], function: Callable[[Reporter], T]) -> T:
