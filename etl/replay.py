@@ -51,7 +51,7 @@ def replay(
         UsageError: the build holds parts of several splits.
         InputError: the file holds something else.
         StoreError: the split of the build is not there.
-        Busy: another run is at work.
+        Busy: another run is at work, or has changed the build meanwhile.
     """
     where = dsn.resolve(options.dsn)
     with db.connect(where, name="etl rejects replay") as connection:
@@ -66,7 +66,8 @@ def replay(
     done = _repair(options, found, edited, strip_nul)
     if done.split_id is None:
         return _result(found, done, None)
-    changed = update.update(replace(options, store=found.store, split_id=done.split_id), Scope(), progress)
+    wanted = replace(options, store=found.store, split_id=done.split_id)
+    changed = update.update(wanted, Scope(), progress, made_from=found.split_id)
     return _result(found, done, changed)
 
 

@@ -34,7 +34,7 @@ from etl import (
     tables,
     work,
 )
-from etl.errors import Interrupted, SchemaError, UsageError
+from etl.errors import Busy, Interrupted, SchemaError, UsageError
 from etl.model import Event, Manifest, Progress
 from etl.plan import Difference, DiffTask, Leaf, NamesTask, StageTask
 from etl.scope import Scope, other_ddl
@@ -106,10 +106,12 @@ def update(
     dry_run: bool = False,
     confirm: Callable[[str], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    made_from: str | None = None,
 ) -> UpdateResult:
     """Bring the published build to ``options.split_id`` (default: the store's latest split), row by row.
 
-    ``confirm`` is asked before more than a tenth of the powers would go; it raises to refuse.
+    ``confirm`` is asked before more than a tenth of the powers would go; it raises to refuse. ``made_from`` is the split
+    that the new one was made from: it must still be the published one.
 
     Raises:
         SchemaError: nothing is published yet.
@@ -128,6 +130,10 @@ def update(
 
         def attempt() -> UpdateResult:
             live = _live(line.connection, options.schema)
+            if made_from is not None and live.split_id not in (made_from, manifest.split_id):
+                raise Busy(
+                    f"build {live.build} is split {live.split_id} by now, not {made_from}", "run the command again"
+                )
             _check(scope, manifest, live)
             with (
                 metrics.PeakMemory() as memory,

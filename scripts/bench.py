@@ -304,7 +304,9 @@ def bytes_written(dsn: str) -> dict[str, float]:
             new = connection.execute(size + sql.SQL("t.xmin::text = {}").format(transaction)).fetchone()[0]
             written += new
             if name in tables.LEAF_TABLES:
-                change = sql.SQL("exists (select from etl.change e where e.power_id = t.{} and e.kind in ('changed', 'new'))")
+                change = sql.SQL(
+                    "exists (select from etl.change e where e.power_id = t.{} and e.kind in ('changed', 'new'))"
+                )
                 touched += connection.execute(size + change.format(key)).fetchone()[0]
     return {"megabytes": touched / 1e6, "written_per_byte": (touched + written) / touched}
 

@@ -350,3 +350,41 @@ def test_a_build_of_two_splits_is_not_replayed(dsn: str, tmp_path: Path) -> None
     update.update(chosen, Scope(keep_missing=True))
     with pytest.raises(errors.UsageError, match="parts of other splits"):
         replay.replay(options(dsn))
+
+
+def test_a_build_that_changed_meanwhile_is_left_alone(dsn: str, tmp_path: Path) -> None:
+    """A split that was made from another one than is published by now does not undo what came since."""
+    loaded(save(tmp_path / "a.json", [cod(), cod("Pool.Set.A", effects=3)]), dsn, tmp_path / "store")
+    before = checksums(dsn)
+    manifest = etl.split(str(save(tmp_path / "b.json", [cod()])), store=str(tmp_path / "store"), executor="inline://")
+    chosen = config.LoadOptions(
+        store=str(tmp_path / "store"), split_id=manifest.split_id, dsn=dsn, executor="inline://"
+    )
+    with pytest.raises(errors.Busy, match="by now"):
+        update.update(chosen, Scope(), made_from="0123456789abcdef")
+
+    assert checksums(dsn) == before
+
+
+def test_what_is_printed_does_nothing_to_a_terminal(dsn: str, tmp_path: Path) -> None:
+    """Names and texts of a source hold escape sequences; no line of output does."""
+    evil = "Pool.Set.\x1b[2J\x1b]0;owned\x07\nrejected: nothing"
+    save(tmp_path / "powers.json", [cod(evil, display_name=evil), cod(evil, accuracy="\x1b[31m"), cod(evil)])
+    to = ("--dsn", dsn)
+    said = [
+        run(*words, cwd=tmp_path)
+        for words in (
+            ["-v", "rebuild", "powers.json", "--jobs", "1", *to],
+            ["validate", "powers.json", "--jobs", "1"],
+            ["rejects", "list", *to],
+            ["rejects", "show", "1", *to],
+            ["power", "--dsn", dsn, "--", evil],
+            ["powerset", "pool.set", *to],
+            ["update", "powers.json", "--dry-run", "--jobs", "1", *to],
+        )
+    ]
+
+    for done in said:
+        assert done.returncode in (0, 3), done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+        assert "\x07" not in done.stdout + done.stderr

@@ -70,7 +70,7 @@ def _print(result: "UpdateResult") -> None:
     for kind in ("changed", "new", "gone"):
         names = getattr(result, kind)
         for name in names if result.dry_run else names[:_SHOWN_NAMES]:
-            click.echo(f"{kind:8} {name}")
+            click.echo(f"{kind:8} {common.harmless(name)}")
         if not result.dry_run and len(names) > _SHOWN_NAMES:
             click.echo(f"{kind:8} … and {len(names) - _SHOWN_NAMES:,} more, in etl.change")
     differing = {key: counts for key, counts in result.archetypes.items() if counts.keys() - {"renewed"}}

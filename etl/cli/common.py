@@ -110,6 +110,11 @@ def confirm(question: str, yes: bool) -> None:
         raise UsageError("nothing was done")
 
 
+def harmless(text: object) -> str:
+    """Return a text as one line that does nothing to a terminal or a log, whoever wrote it."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return rows as aligned text; numbers stand right."""
     cells = [[_cell(value) for value in row] for row in rows]
@@ -125,7 +130,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:g}"
-    return " ".join(str(value).split())
+    return " ".join(harmless(value).split())
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:

@@ -327,7 +327,7 @@ def _print_split(result: "SplitResult") -> None:
 
 def _print_first(word: str, lines: list[str], most: int) -> None:
     for line in lines[:most]:
-        click.echo(f"{word}: {line}")
+        click.echo(f"{word}: {common.harmless(line)}")
     if len(lines) > most:
         click.echo(f"{word}: … and {len(lines) - most:,} more, in the manifest")
 

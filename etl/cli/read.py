@@ -41,7 +41,7 @@ def power(name_or_id: str, dsn: str | None, schema: str, as_json: bool) -> None:
         return
     for name in _SHOWN:
         if row.get(name) not in (None, ""):
-            click.echo(f"{name.replace('_', ' '):16} {row[name]}")
+            click.echo(f"{name.replace('_', ' '):16} {common.harmless(row[name])}")
     click.echo(f"{'effects':16} {row['effect_groups'] and _groups(row['effect_groups'])}")
 
 

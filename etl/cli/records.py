@@ -57,7 +57,7 @@ def validate(sources: tuple[str, ...], examples: int, out: str | None, all_keys:
 def _show_validation(result: "ValidateResult", out: str | None) -> None:
     """Print what was found: notes, reasons with their examples, the sum last."""
     for note in result.notes[:30]:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {common.harmless(note)}")
     for name, count in sorted(result.cleaned.items()):
         click.echo(f"{name.replace('_', ' ')}: {count:,}")
     for code, count in result.reject_codes.items():
@@ -80,12 +80,12 @@ def place_of(reject: "Reject") -> str:
     """Return where a record stood, and its name as far as it is known."""
     file = f"{reject.source}/{reject.file}" if reject.file else reject.source
     byte = f", byte {reject.offset}" if reject.offset >= 0 else ""
-    return f"{file}: record {reject.ordinal}{byte}" + (f", {reject.uid}" if reject.uid else "")
+    return common.harmless(f"{file}: record {reject.ordinal}{byte}" + (f", {reject.uid}" if reject.uid else ""))
 
 
 def shortened(text: str) -> str:
     """Return the beginning of a text on one line that does nothing to a terminal."""
-    line = "".join(c if c.isprintable() else " " for c in text[: _SHOWN_RAW + 1])
+    line = common.harmless(text[: _SHOWN_RAW + 1])
     return line if len(line) <= _SHOWN_RAW else line[:_SHOWN_RAW] + "…"
 
 
@@ -99,7 +99,7 @@ class _InOrder(click.Group):
 
 @click.group(cls=_InOrder)
 def rejects() -> None:
-    """Rejected records of the published build: list, show, export; mended, replay them.
+    """The rejected records of the published build.
 
     \b
     Example: etl rejects list
@@ -122,7 +122,9 @@ _CODE = click.option("--code", help="Only those rejected for this reason, like b
 def list_rejects(
     dsn: str | None, schema: str, store: str | None, build: int | None, code: str | None, limit: int, as_json: bool
 ) -> None:
-    """List rejected records: number, place, name, reason; the counts last.
+    """List them: number, place, name, reason.
+
+    The counts come last.
 
     \b
     Example: etl rejects list --code bad_effects
@@ -153,7 +155,7 @@ def list_rejects(
 @_BUILD
 @common.JSON
 def show(number: int, dsn: str | None, schema: str, store: str | None, build: int | None, as_json: bool) -> None:
-    """Show one rejected record with its text, by its number in the list.
+    """Show one with its text, by its number.
 
     \b
     Example: etl rejects show 1
@@ -181,7 +183,9 @@ def show(number: int, dsn: str | None, schema: str, store: str | None, build: in
 @_BUILD
 @_CODE
 def export(file: str, dsn: str | None, schema: str, store: str | None, build: int | None, code: str | None) -> None:
-    """Write rejected records to FILE, one JSON object per line; mend "record" or "raw", then replay it.
+    """Write them to FILE, to be mended.
+
+    One JSON object per line; mend its "record" or "raw", then replay the file.
 
     \b
     Example: etl rejects export rejects.ndjson
@@ -212,9 +216,10 @@ def export(file: str, dsn: str | None, schema: str, store: str | None, build: in
 @common.JSON
 @common.QUIET
 def replay(edited: str | None, nul: str, store: str | None, **given: Any) -> None:
-    """Load rejected records into the published build: mended ones, or all as they are by the rules of today.
+    """Load them into the published build.
 
-    The build is then what it would be had the source held them so, each in its place. Done twice, nothing changes.
+    Those of the edited file, or all as they are by the rules of today. The build is then what it would be had the source
+    held them so, each in its place. Done twice, nothing changes.
     Exit code 3 if any of them is rejected again.
 
     \b

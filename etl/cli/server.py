@@ -130,9 +130,10 @@ def status(dsn: str | None, schema: str, as_json: bool) -> None:
 @common.JOBS
 @common.JSON
 def check(dsn: str | None, schema: str, jobs: int | None, as_json: bool) -> None:
-    """Say what would be in the way of a load, each with its remedy: rights, connections, locks, settings.
+    """Say what would be in the way of a load.
 
-    Every load does that first. Exit code 4 if a load cannot work.
+    Rights, connections, locks, settings, each with its remedy. Every load looks at them first. Exit code 4 if a load
+    cannot work.
 
     \b
     Example: etl db check
