@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from command_line import ROOT, run
-from conftest import private_server
+from places import private_server
 from psycopg import conninfo, sql
 from split_support import cod, save
 
