@@ -21,9 +21,22 @@ i12-import FILE: _installed
 [no-cd]
 i12-import-resume FILE: (i12-import FILE)
 
+# say what an import of a flat I12 file would reject, without a database
+[no-cd]
+i12-validate FILE: _installed
+    {{ etl }} validate {{ quote(FILE) }} --format i12
+
 # the last runs of the import log
 import-stats: _installed
     {{ etl }} log
+
+# what readers cache: hits, times, sizes of all processes (REDIS_URL)
+cache-stats *OPTIONS: _installed
+    {{ etl }} cache stats "$@"
+
+# let readers forget everything, or --power NAME, or --powerset NAME
+cache-clear *OPTIONS="--all": _installed
+    {{ etl }} cache clear {{ OPTIONS }}
 
 # psql in the configured database
 db-shell: _installed

@@ -13,14 +13,15 @@ A script that calls them must guard its entry with ``if __name__ == "__main__":`
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from etl import config
+from etl import config, limits
 from etl.errors import EtlError
 from etl.model import Event, Manifest, Progress
 
 if TYPE_CHECKING:
     from etl.outcome import LoadResult
+    from etl.splitter.validate import ValidateResult
 
-__all__ = ["EtlError", "Event", "Manifest", "Progress", "load", "rebuild", "split"]
+__all__ = ["EtlError", "Event", "Manifest", "Progress", "load", "rebuild", "split", "validate"]
 
 
 def split(
@@ -37,6 +38,7 @@ def split(
     archetypes: str | None = None,
     powersets: str | None = None,
     nul: str = "strip",
+    max_rejects: str | None = None,
     on_progress: Progress | None = None,
 ) -> Manifest:
     """Cut the sources into record batches in the store; the arguments are the options of ``etl split``.
@@ -59,6 +61,7 @@ def split(
         archetypes=archetypes,
         powersets=powersets,
         nul=nul,
+        max_rejects=limits.parse(max_rejects) if max_rejects else None,
     )
     return splitter.split(options, on_progress)
 
@@ -80,6 +83,7 @@ def load(
     freeze: bool = True,
     lock_timeout: str = "1s",
     publish_timeout: str = "10min",
+    max_rejects: str | None = None,
     on_progress: Progress | None = None,
 ) -> "LoadResult":
     """Load a split of the store and publish it; the arguments are the options of ``etl load``.
@@ -107,6 +111,7 @@ def load(
         lock_timeout_s=config.parse_duration(lock_timeout),
         publish_timeout_s=config.parse_duration(publish_timeout),
         command="etl.load()",
+        max_rejects=limits.parse(max_rejects) if max_rejects else None,
     )
     return coordinator.load(options, on_progress)
 
@@ -146,3 +151,38 @@ def rebuild(
         fresh=True,
         on_progress=on_progress,
     )
+
+
+def validate(
+    *sources: str,
+    format: str = "auto",
+    records_path: str | None = None,
+    jobs: int | None = None,
+    executor: str | None = None,
+    memory_limit: str = "1GB",
+    archetypes: str | None = None,
+    powersets: str | None = None,
+    nul: str = "strip",
+    examples: int = 3,
+    rejects_file: str | None = None,
+    all_keys: bool = False,
+    on_progress: Progress | None = None,
+) -> "ValidateResult":
+    """Tell what a load of the sources would reject, without a database; the arguments are the options of the command.
+
+    Raises:
+        InputError: a source cannot be read, is broken, or has an unknown shape.
+    """
+    from etl.splitter import validate as validation
+
+    options = config.SplitOptions(
+        sources=sources,
+        format=format,
+        records_path=records_path,
+        executor=config.executor_url(executor, jobs),
+        memory_limit_bytes=config.parse_bytes(memory_limit),
+        archetypes=archetypes,
+        powersets=powersets,
+        nul=nul,
+    )
+    return validation.validate(options, on_progress, examples=examples, rejects_file=rejects_file, all_keys=all_keys)

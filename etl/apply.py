@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from psycopg import sql
 
 from etl import db, ddl, plan, tables
+from etl.errors import MismatchError
 from etl.model import Manifest
 from etl.plan import Leaf
 
@@ -22,7 +23,8 @@ class Application:
 
     ``tables`` are the staged leaf tables; ``entities`` says whether archetypes and powersets are brought up too, and
     ``remove_missing`` whether those go that the split does not have. ``whole`` makes the build a function of the split;
-    ``all_rows`` says that every row of the tables was staged anew.
+    ``all_rows`` says that every row of the tables was staged anew. ``lost_rejects`` are names of records that the build
+    had set aside and the split does not have any more.
     """
 
     live_schema: str
@@ -38,15 +40,21 @@ class Application:
     whole: bool
     all_rows: bool
     run: int
+    lost_rejects: tuple[str, ...]
     archetype_ids: Mapping[str, int]
     powerset_ids: Mapping[str, int]
 
 
 def apply(connection: db.Connection, job: Application) -> tuple[int, int]:
-    """Replace what was staged; return the new generation and the number of records that were set aside on the way."""
+    """Replace what was staged; return the new generation and the number of records that were set aside on the way.
+
+    Raises:
+        MismatchError: after it, records would not be loaded + superseded + rejected; nothing has changed.
+    """
     schema = db.identifier(job.schema)
     with connection.transaction():
         leaves = [*job.leaves, *_add_branches(connection, job)]
+        _note_what_readers_find_changed(connection, job)
         if job.entities:
             _upsert_entities(connection, job)
         if "powers" in job.tables:
@@ -60,11 +68,13 @@ def apply(connection: db.Connection, job: Application) -> tuple[int, int]:
         if job.entities:
             _renew_entity_receipts(connection, job)
         rejected = _set_aside(connection, job)
+        _prove_sum(connection, job)
         if job.whole:
             leaves = _regrouped(job, leaves)
         _renew_receipts(connection, job, leaves, grown)
         for name, _ in ddl.views():
-            connection.execute(db.query("refresh_view", relation=db.identifier(job.schema, name)))
+            home = ddl.home(connection, job.schema, name)
+            connection.execute(db.query("refresh_view", relation=db.identifier(home, name)))
         generation = _raise_generation(connection, job)
         rename_build(connection, job, leaves)
         drop_staged(connection, job.schema)
@@ -84,7 +94,7 @@ def _add_branches(connection: db.Connection, job: Application) -> list[Leaf]:
     partitioned = [name for name in tables.LEAF_TABLES if tables.spec(name).partitioned]
     for key in coming:
         for name in partitioned:
-            _add_branch(connection, job.schema, name, key, job.archetype_ids[key])
+            _add_branch(connection, ddl.home(connection, job.schema, name), name, key, job.archetype_ids[key])
     return [_open_leaf(key, job.archetype_ids[key]) for key in coming]
 
 
@@ -113,6 +123,16 @@ def _add_branch(connection: db.Connection, schema: str, name: str, key: str, arc
     connection.execute(db.query("attach_branch", branch=branch, parent=parent, archetype=number))
 
 
+def _note_what_readers_find_changed(connection: db.Connection, job: Application) -> None:
+    """Note the powersets that will read differently, and the powers that do so because of their powerset alone."""
+    schema = db.identifier(job.schema)
+    connection.execute(db.query("stage_touched_sets", schema=schema))
+    connection.execute(db.query("stage_powers_around"))
+    if job.entities:
+        connection.execute(db.query("touch_sets_around", schema=schema))
+        connection.execute(db.query("touch_powers_around", schema=schema))
+
+
 def _upsert_entities(connection: db.Connection, job: Application) -> None:
     schema = db.identifier(job.schema)
     if "powers" in job.tables:
@@ -137,24 +157,41 @@ def _list(columns: Sequence[str], prefix: str | None = None) -> sql.Composed:
 
 
 def _replace(connection: db.Connection, schema: str, name: str) -> Counter[tuple[int, int]]:
-    """Put the staged rows of a table in the place of those that the touched powers had.
+    """Put the staged rows of a table in the place of those that the touched powers had; equal ones are left alone.
 
     Returns by how many rows each (archetype id, powerset id) grew.
     """
     relation, key = db.identifier(schema, name), sql.Identifier("id" if name == "powers" else "power_id")
     staged, home = db.identifier(schema, f"staged_{name}"), db.identifier(schema)
     grown = Counter[tuple[int, int]]()
-    gone = db.query("delete_touched", schema=home, relation=relation, key=key)
+    rows = connection.execute(db.query("columns_of"), {"schema": schema, "name": name}).fetchall()
+    columns = [column for (column,) in rows]
+    if name == "powers":
+        gone = db.query("delete_touched", schema=home, relation=relation, key=key)
+    else:
+        gone = _keep_equal(connection, schema, name, columns)
     for archetype, powerset, count in connection.execute(gone).fetchall():
         grown[archetype, powerset] -= count
     for archetype, powerset, count in connection.execute(
         db.query("count_staged", schema=home, staged=staged, key=key)
     ).fetchall():
         grown[archetype, powerset] += count
-    rows = connection.execute(db.query("columns_of"), {"schema": schema, "name": name}).fetchall()
-    columns = _list([column for (column,) in rows])
-    connection.execute(db.query("insert_staged", relation=relation, columns=columns, staged=staged))
+    connection.execute(db.query("insert_staged", relation=relation, columns=_list(columns), staged=staged))
     return grown
+
+
+def _keep_equal(connection: db.Connection, schema: str, name: str, columns: Sequence[str]) -> db.Statement:
+    """Take those staged rows back that the table has already; return the statement that deletes the others."""
+    equal, staged = db.identifier(schema, f"staged_equal_{name}"), db.identifier(schema, f"staged_{name}")
+    places = {"schema": db.identifier(schema), "relation": db.identifier(schema, name), "equal": equal}
+    said = [column for column in columns if column != "created_at"]
+    compared = {"staged_columns": _list(said, "s"), "present_columns": _list(said, "r")}
+    keys = ("archetype_id", "powerset_id") if tables.spec(name).partitioned else ()
+    same = sql.SQL(" and ").join([sql.SQL("true"), *(sql.SQL(f"r.{key} = s.{key}") for key in keys)])
+    connection.execute(db.query("find_equal", staged=staged, same_leaf=same, **places, **compared))
+    connection.execute(db.query("analyze", relation=equal))
+    connection.execute(db.query("unstage_equal", staged=staged, equal=equal))
+    return db.query("delete_unequal", **places)
 
 
 def _follow(connection: db.Connection, schema: str) -> None:
@@ -169,7 +206,24 @@ def _follow(connection: db.Connection, schema: str) -> None:
 def _set_aside(connection: db.Connection, job: Application) -> int:
     """Move the rejects of this update beside those of the build; return their number."""
     connection.execute(db.query("forget_rejects", schema=db.identifier(job.schema)), {"build": job.build})
+    connection.execute(db.query("forget_named_rejects"), {"build": job.build, "uids": list(job.lost_rejects)})
     return connection.execute(db.query("insert_staged_rejects", schema=db.identifier(job.schema))).rowcount
+
+
+def _prove_sum(connection: db.Connection, job: Application) -> None:
+    """Prove that every record of the split is loaded, superseded or rejected by now, if the build is a function of it."""
+    if not job.whole or "powers" not in job.tables:
+        return
+    statement = db.query("count_rows", relation=db.identifier(job.schema, "power_directory"))
+    loaded = (connection.execute(statement).fetchone() or (0,))[0]
+    rejected = (connection.execute(db.query("count_rejects"), {"build": job.build}).fetchone() or (0,))[0]
+    manifest = job.manifest
+    if manifest.records != loaded + manifest.superseded + manifest.rejects + rejected:
+        raise MismatchError(
+            f"{manifest.records} records are not {loaded} loaded + {manifest.superseded} superseded"
+            f" + {manifest.rejects + rejected} rejected; nothing was changed",
+            "etl verify, then etl rebuild",
+        )
 
 
 def _regrouped(job: Application, leaves: Sequence[Leaf]) -> list[Leaf]:
@@ -190,6 +244,7 @@ def _renew_receipts(
 ) -> None:
     """Let the receipts of the leaves that were touched speak of the rows that are there now."""
     known = {leaf.name for leaf in job.leaves}
+    versions = {name: ddl.version(name) for name in tables.LEAF_TABLES}
     for leaf in leaves:
         for name in job.tables if leaf.name in known else tables.LEAF_TABLES:
             mine = [
@@ -199,7 +254,7 @@ def _renew_receipts(
             ]
             if mine or leaf.name not in known:
                 values = {"build": job.build, "table": name, "leaf": leaf.name, "digest": leaf.digest}
-                values |= {"version": ddl.version(name), "more": sum(mine)}
+                values |= {"version": versions[name], "more": sum(mine)}
                 connection.execute(db.query("change_receipt"), values)
 
 
@@ -229,7 +284,9 @@ def _raise_generation(connection: db.Connection, job: Application) -> int:
         },
     )
     changes = {"schema": job.live_schema, "generation": generation}
-    connection.execute(db.query("record_changes", schema=db.identifier(job.schema)), changes)
+    for statement in ("record_changes", "record_powers_around"):
+        connection.execute(db.query(statement, schema=db.identifier(job.schema)), changes)
+    connection.execute(db.query("record_powerset_changes"), changes)
     connection.execute(db.query("notify_generation"), changes)
     return generation
 

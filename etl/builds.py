@@ -73,10 +73,17 @@ def rollback(connection: db.Connection, live_schema: str, *, timeout_s: float = 
 
 
 def prunable(connection: db.Connection, live_schema: str, keep: int) -> list[Build]:
-    """Return the builds that ``prune`` would drop: all but the newest ``keep``, and never the live or previous one."""
-    older = [build for build in overview(connection, live_schema) if build.state in ("older", "unfinished")]
+    """Return the builds that ``prune`` would drop: all but the newest ``keep``, and never the live or previous one.
+
+    Nor one whose relations a build that stays has views of (``etl.renewal``).
+    """
+    every = overview(connection, live_schema)
+    older = [build for build in every if build.state in ("older", "unfinished")]
     spared = max(0, keep - 2)
-    kept = {build.build for build in [b for b in older if b.state == "older"][:spared]}
+    kept = {build.build for build in every} - {build.build for build in older}
+    kept |= {build.build for build in [b for b in older if b.state == "older"][:spared]}
+    below = connection.execute(db.query("builds_below"), {"schema": live_schema}).fetchall()
+    kept |= {base for build, base in below if build in kept}
     return [build for build in older if build.build not in kept]
 
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from etl.errors import UsageError
+from etl.limits import Limit
 
 MIB = 1024 * 1024
 
@@ -47,7 +48,10 @@ def executor_url(executor: str | None, jobs: int | None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitOptions:
-    """Options of ``etl split``. ``format`` is auto, cod, i12 or mids; ``nul`` is strip or reject."""
+    """Options of ``etl split``. ``format`` is auto, cod, i12 or mids; ``nul`` is strip or reject.
+
+    With more rejects than ``max_rejects`` nothing is committed.
+    """
 
     sources: tuple[str, ...]
     store: str = "partitions"
@@ -62,6 +66,7 @@ class SplitOptions:
     powersets: str | None = None
     nul: str = "strip"
     general_path: bool = False
+    max_rejects: Limit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,7 @@ class LoadOptions:
 
     ``lock_timeout_s`` is the longest wait for a view's lock per attempt, ``publish_timeout_s`` for all of them.
     ``retry_timeout_s`` is how long a database that went away is waited for.
+    With more rejects than ``max_rejects``, those of the split included, nothing is published.
     ``durability`` is safe or fast, ``indexes`` after, before or deferred (docs/switches.md says what each is good for).
     """
 
@@ -89,6 +95,7 @@ class LoadOptions:
     indexes: str = "after"
     freeze: bool = True
     command: str = "etl load"
+    max_rejects: Limit | None = None
 
     def __post_init__(self) -> None:
         """Refuse a live schema that cannot be one."""

@@ -21,12 +21,15 @@ from etl import (
     keys,
     lateindex,
     ledger,
+    limits,
     metrics,
     migrations,
     outcome,
     parallel,
+    preflight,
     publish,
     receipts,
+    renewal,
     retry,
     session,
     splitter,
@@ -35,7 +38,7 @@ from etl import (
     work,
 )
 from etl.config import MIB
-from etl.errors import EtlError, Incomplete, InputError, Interrupted, Transient, UsageError
+from etl.errors import EtlError, Incomplete, InputError, Interrupted, TooManyRejects, Transient, UsageError
 from etl.model import Event, Manifest, Progress, Reject
 from etl.outcome import LoadResult
 from etl.plan import CheckTask, IndexTask, Leaf, LeafResult, LeafTask, RegisterTask, cut_leaves
@@ -77,6 +80,7 @@ class _Run:
     number: int = 0
     leaves: list[Leaf] = field(default_factory=list)
     wanted: tuple[str, ...] = ()
+    below: renewal.Renewal | None = None
     done: dict[tuple[str, str], Receipt] = field(default_factory=dict)
     failed: dict[str, Exception] = field(default_factory=dict)
     loaded_now: int = 0
@@ -106,6 +110,7 @@ def load(
 
     Raises:
         StoreError: the store holds no finished split, or one of another version.
+        TooManyRejects: more records are set aside than the options allow; nothing was published.
         DatabaseError: the server is down or refuses.
         SchemaError: the database holds something else, or an old or newer schema.
         Busy, Incomplete: another run is loading the same live schema, or has taken the build over.
@@ -121,6 +126,7 @@ def load(
     where = dsn.resolve(options.dsn)
     name = f"etl load into {options.schema} by {db.whoami()}"[:63]
     with metrics.PeakMemory() as memory, session.hold(where, name=name, live_schema=options.schema) as line:
+        preflight.require(line.connection, options, manifest)
         migrations.ensure(line.connection)
         line.lock()
         ledger.close_lost(line.connection, options.schema)
@@ -147,7 +153,7 @@ def load(
 
 def _run(run: _Run, started: float, memory: metrics.PeakMemory) -> LoadResult:
     """Do what is left to do of a load, and leave its line in the import log; what is done already is skipped."""
-    run.wanted = tuple(name for name in tables.TABLES if not run.options.tables or name in run.options.tables)
+    run.wanted = _wanted(run)
     if not run.number:
         live = _live(run)
         if live is not None:
@@ -218,8 +224,12 @@ def _check_sources(manifest: Manifest) -> None:
         )
 
 
-def _versions(wanted: tuple[str, ...]) -> dict[str, str]:
-    return {name: ddl.version(name) for name in wanted}
+def _wanted(run: _Run) -> tuple[str, ...]:
+    """Return the tables of the build: those asked for, and those that the published one of the same split has."""
+    asked = run.options.tables or tables.TABLES
+    row = run.connection.execute(db.query("live"), {"schema": run.options.schema}).fetchone()
+    there = row[5] if row and row[4] == run.manifest.split_id and not run.options.fresh else ()
+    return tuple(name for name in tables.TABLES if name in asked or name in there)
 
 
 def _live(run: _Run) -> LoadResult | None:
@@ -230,8 +240,7 @@ def _live(run: _Run) -> LoadResult | None:
     build, generation, _, _, split_id, names, versions, *_ = row
     publish.settle(run.connection, run.options.schema)
     lost = [name for name in names if name not in run.wanted]
-    same = split_id == run.manifest.split_id and all(versions.get(n) == v for n, v in _versions(run.wanted).items())
-    if same and not run.options.fresh:
+    if split_id == run.manifest.split_id and not run.options.fresh and not renewal.stale(run.wanted, versions):
         run.build, run.schema = build, publish.schema_of(run.options.schema, build)
         _index_late(run)
         rows = Counter[str]()
@@ -246,6 +255,8 @@ def _live(run: _Run) -> LoadResult | None:
             f"a build without {', '.join(lost)} would take these tables from the readers of {run.options.schema}",
             "leave out --tables",
         )
+    if not run.options.fresh:
+        run.below = renewal.find(run.connection, run.options.schema, run.manifest.split_id, run.wanted)
     return None
 
 
@@ -255,11 +266,11 @@ def _plan(run: _Run) -> None:
     for build, split_id, names, versions, plan in run.connection.execute(
         db.query("unfinished_builds"), {"schema": run.options.schema}
     ).fetchall():
-        current = versions == _versions(run.wanted) and tuple(names) == run.wanted
+        current = versions == renewal.versions(run.wanted) and tuple(names) == run.wanted
         _take_over(run.connection, build)
-        if split_id == run.manifest.split_id and current and not run.build:
-            run.build = build
-            run.leaves = [leaf_of(values) for values in plan]
+        leaves = [leaf_of(values) for values in plan]
+        if split_id == run.manifest.split_id and current and not run.build and _stands(run, build, leaves):
+            run.build, run.leaves = build, leaves
         else:
             _drop(run.connection, run.options.schema, build)
     for (build,) in run.connection.execute(db.query("half_dropped_builds"), {"schema": run.options.schema}).fetchall():
@@ -269,6 +280,19 @@ def _plan(run: _Run) -> None:
     run.schema = publish.schema_of(run.options.schema, run.build)
     run.epoch = _take_over(run.connection, run.build)
     run.done = receipts.read(run.connection, run.build)
+
+
+def _stands(run: _Run, build: int, leaves: list[Leaf]) -> bool:
+    """Whether an unfinished build stands on what this run's would stand on: on nothing, or on the published build."""
+    schema = publish.schema_of(run.options.schema, build)
+    if run.below is not None and leaves != _leaves_of(run.connection, run.below.base):
+        return False
+    return renewal.fits(run.connection, run.below, schema, run.wanted)
+
+
+def _leaves_of(connection: db.Connection, build: int) -> list[Leaf]:
+    row = connection.execute(db.query("build_plan"), {"build": build}).fetchone()
+    return [leaf_of(values) for values in row[0]] if row else []
 
 
 def leaf_of(values: dict[str, object]) -> Leaf:
@@ -307,14 +331,20 @@ def _drop(connection: db.Connection, live_schema: str, build: int) -> None:
 
 
 def _begin(run: _Run) -> None:
-    """Begin a build in one transaction: ids of archetypes and powersets, its plan, its empty tables, its entities."""
-    manifest, connection = run.manifest, run.connection
+    """Begin a build in one transaction: ids of archetypes and powersets, its plan, its empty tables, its entities.
+
+    A renewal has the plan of the build below it, and views of what it does not make anew.
+    """
+    manifest, connection, below = run.manifest, run.connection, run.below
     archetypes = entities.read(run.options.store, manifest, "archetypes")
     powersets = entities.read(run.options.store, manifest, "powersets")
     with connection.transaction():
         connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
         archetype_ids, powerset_ids = keys.register(connection, archetypes, powersets)
-        run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids)
+        if below is None:
+            run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids)
+        else:
+            run.leaves = _leaves_of(connection, below.base)
         row = connection.execute(
             db.query("create_build"),
             {
@@ -324,16 +354,19 @@ def _begin(run: _Run) -> None:
                 "format": manifest.format,
                 "game_version": manifest.game_version,
                 "tables": list(run.wanted),
-                "versions": json.dumps(_versions(run.wanted)),
+                "versions": json.dumps(renewal.versions(run.wanted)),
                 "plan": json.dumps([asdict(leaf) for leaf in run.leaves]),
             },
         ).fetchone()
         run.build = int(row[0]) if row else 0
         schema = publish.schema_of(run.options.schema, run.build)
         branches = {leaf.archetype: leaf.archetype_id for leaf in run.leaves}
-        ddl.create_build(connection, schema, branches, late=run.options.indexes != "deferred")
+        made = renewal.made(connection, below)
+        ddl.create_build(connection, schema, branches, late=run.options.indexes != "deferred", names=made)
+        if below is not None:
+            renewal.lean(connection, below, run.build, schema)
         entity_rows = keys.entity_rows(archetypes, powersets, archetype_ids, powerset_ids)
-        rows = keys.write_entities(connection, schema, entity_rows)
+        rows = keys.write_entities(connection, schema, entity_rows, [n for n in keys.ENTITY_TABLES if n in made])
         for name, count in rows.items():
             receipt = Receipt(
                 table=name, leaf="all", digest=manifest.entities_digest, version=ddl.version(name), rows=count, bytes=0
@@ -410,19 +443,23 @@ def _publish(run: _Run) -> publish.Publication:
 
 def _index_late(run: _Run) -> None:
     """Build the indexes that the published build lacks, because it was loaded with ``--indexes deferred``."""
-    wanted = [name for name in run.wanted if name in tables.LEAF_TABLES]
-    if not lateindex.missing(run.connection, run.schema, wanted, run.build, run.epoch):
-        return
-    with run.phase("index later"):
-        run.epoch = _take_over(run.connection, run.build)
-        _each(run, work.index_late, lateindex.missing(run.connection, run.schema, wanted, run.build, run.epoch))
-        lateindex.attach(
-            run.connection,
-            run.schema,
-            wanted,
-            timeout_s=run.options.publish_timeout_s,
-            lock_timeout_s=run.options.lock_timeout_s,
-        )
+    homes: dict[str, list[str]] = {}
+    for name in run.wanted:
+        if name in tables.LEAF_TABLES:
+            homes.setdefault(ddl.home(run.connection, run.schema, name), []).append(name)
+    for schema, wanted in homes.items():
+        if not lateindex.missing(run.connection, schema, wanted, run.build, run.epoch):
+            continue
+        with run.phase("index later"):
+            run.epoch = _take_over(run.connection, run.build)
+            _each(run, work.index_late, lateindex.missing(run.connection, schema, wanted, run.build, run.epoch))
+            lateindex.attach(
+                run.connection,
+                schema,
+                wanted,
+                timeout_s=run.options.publish_timeout_s,
+                lock_timeout_s=run.options.lock_timeout_s,
+            )
 
 
 def _each(run: _Run, function: Callable[[T], object], tasks: list[T]) -> None:
@@ -458,6 +495,8 @@ def _load_leaves(run: _Run) -> None:
     total = sum(leaf.rows for leaf in run.leaves)
     ready = total - sum(leaf.rows for leaf in todo)
     lost: list[Exception] = []
+    rejected = run.manifest.rejects + outcome.count_rejects(run.connection, run.build)
+    limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
     run.progress(Event(phase="load", done=ready, total=total, unit="rows"))
     tasks = [_task(run, leaf) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
     outcomes = run.pool.run(
@@ -467,12 +506,16 @@ def _load_leaves(run: _Run) -> None:
         throttle=lambda: _is_tight(run),
     )
     for task, ended in outcomes:
+        if isinstance(ended, TooManyRejects):
+            raise ended
         if isinstance(ended, Exception):
             _note_failure(run, task.leaf.name, ended, lost)
             continue
         ready += task.leaf.rows
         run.loaded_now += 1
         _note_leaf(run, ended)
+        rejected += ended.rejects
+        limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
         run.progress(Event(phase="load", done=ready, total=total, unit="rows", message=ended.leaf))
     _stop_here(run)
     if lost or run.session.is_lost:
@@ -525,12 +568,18 @@ def _task(run: _Run, leaf: Leaf) -> LeafTask:
         store=run.options.store,
         split_id=run.manifest.split_id,
         leaf=leaf,
-        tables=tuple((name, ddl.version(name)) for name in run.wanted if name in tables.LEAF_TABLES),
+        tables=tuple(
+            (name, ddl.version(name))
+            for name in run.wanted
+            if name in tables.LEAF_TABLES and (name, leaf.name) not in run.done
+        ),
+        renews=run.below is not None,
         batch_rows=run.options.batch_rows,
         batch_bytes=batch_bytes(run.options, run.pool.workers),
         durability=run.options.durability,
         indexes=run.options.indexes,
         freeze=run.options.freeze,
+        most_rejects=run.options.max_rejects.of(run.manifest.records) if run.options.max_rejects else None,
     )
 
 
@@ -579,5 +628,6 @@ def _result(
         timings=dict(run.timings),
         peak_bytes=0,
         run=run.number,
+        renewed=run.below.names if run.below else (),
         notes=run.manifest.notes,
     )

@@ -200,13 +200,16 @@ def template(text: str, holes: Mapping[str, sql.Composable] | None = None) -> sq
 
 @cache
 def _queries() -> dict[str, str]:
-    """Return the named queries of ``sql/queries.sql``."""
-    parts = re.split(r"^-- name: (\w+)[^\n]*\n", resources.sql_text("queries.sql"), flags=re.MULTILINE)
-    return {name: body.strip().rstrip(";") for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    """Return the named queries of ``sql/queries.sql`` and of ``sql/read.sql``, those of readers."""
+    found: dict[str, str] = {}
+    for name in ("queries.sql", "read.sql"):
+        parts = re.split(r"^-- name: (\w+)[^\n]*\n", resources.sql_text(name), flags=re.MULTILINE)
+        found |= {name: body.strip().rstrip(";") for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    return found
 
 
 def query(statement: str, /, **holes: sql.Composable) -> sql.Composed:
-    """Return the named query of ``sql/queries.sql``, its holes filled."""
+    """Return the named query of ``sql/queries.sql`` or ``sql/read.sql``, its holes filled."""
     return template(_queries()[statement], holes)
 
 
@@ -222,3 +225,8 @@ def sections(relative_path: str) -> list[tuple[str, str]]:
 def identifier(*names: str) -> sql.Identifier:
     """Return a quoted identifier, dotted where several names are given."""
     return sql.Identifier(*names)
+
+
+def type_name(name: str) -> sql.SQL:
+    """Return the name of a type as the server's own ``format_type`` has quoted it."""
+    return sql.SQL(name)

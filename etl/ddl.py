@@ -7,7 +7,7 @@ leaves. A leaf is made standalone, with a CHECK that repeats the bounds of both 
 import hashlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -63,9 +63,19 @@ def views() -> list[tuple[str, str]]:
 
 
 def version(name: str) -> str:
-    """Return what a receipt says of how its rows came to be: the transform's version and a digest of the DDL."""
-    text = resources.sql_text(table_file(name))
-    return f"{tables.spec(name).version}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    """Return what a receipt says of how its rows came to be: the transform's version and a digest of the DDL.
+
+    The directory and the views have no transform of their own.
+    """
+    text = resources.sql_text(dict(views()).get(name) or table_file(name))
+    transform = tables.spec(name).version if name in tables.TABLES else "1"
+    return f"{transform}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def home(connection: db.Connection, schema: str, name: str) -> str:
+    """Return the schema that holds the rows of a build's relation: another one where the build only has a view of it."""
+    row = connection.execute(db.query("home"), {"schema": schema, "name": name}).fetchone()
+    return str(row[0]) if row else schema
 
 
 def extension_schema(connection: db.Connection, extension: str) -> str | None:
@@ -111,19 +121,26 @@ def create_indexes(
         connection.execute(db.template(index.statement, holes))
 
 
-def create_build(connection: db.Connection, schema: str, archetypes: dict[str, int], *, late: bool = True) -> None:
-    """Make a build's schema with every table, parents with their branches and indexes, and no rows.
+def create_build(
+    connection: db.Connection,
+    schema: str,
+    archetypes: dict[str, int],
+    *,
+    late: bool = True,
+    names: Sequence[str] = (*tables.TABLES, "power_directory"),
+) -> None:
+    """Make a build's schema with the tables named, parents with their branches and indexes, and no rows.
 
     ``late`` says whether the parents have the indexes that may be built after the publication.
     """
     connection.execute(db.query("create_schema", schema=db.identifier(schema)))
     holes = {"schema": db.identifier(schema)}
-    for name in (*tables.TABLES, "power_directory"):
+    for name in names:
         for heading, body in db.sections(table_file(name)):
             if heading == "create":
                 connection.execute(db.template(body, holes))
-    for name in tables.LEAF_TABLES:
-        if not tables.spec(name).partitioned:
+    for name in names:
+        if name not in tables.LEAF_TABLES or not tables.spec(name).partitioned:
             continue
         create_indexes(connection, schema, name, table_file(name), late=late)
         for key, number in archetypes.items():
@@ -203,9 +220,10 @@ def drop_build(connection: db.Connection, schema: str, *, timeout_s: float = 60.
     """
     deadline = time.monotonic() + timeout_s
     rows = connection.execute(db.query("relations_of_schema"), {"schema": schema}).fetchall()
-    kinds = {"m": "drop_view", "r": "drop_table", "p": "drop_table"}
+    kinds = {"m": "drop_view", "r": "drop_table", "p": "drop_table", "v": "drop_view_below"}
+    ours = set(relations(tables.TABLES))
     for name, kind in rows:
-        if kind not in kinds:
+        if kind == "v" and name not in ours:
             raise SchemaError(f"{schema}.{name} is no relation of ours", f"drop view {schema}.{name}")
         db.patiently(connection, db.query(kinds[kind], relation=db.identifier(schema, name)), deadline)
     db.patiently(connection, db.query("drop_schema", schema=db.identifier(schema)), deadline)

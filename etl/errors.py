@@ -32,6 +32,10 @@ class InputError(EtlError):
     exit_code = 5
 
 
+class TooManyRejects(InputError):
+    """More records had to be set aside than --max-rejects allows; nothing was published."""
+
+
 class StoreError(InputError):
     """The store is missing, damaged, or written by another version."""
 

@@ -23,7 +23,8 @@ def finish(
 ) -> dict[str, int]:
     """Attach, link, build the views and prove the counts, in one transaction: a build is finished whole or not at all.
 
-    Returns the rows per table. A build that a stopped run has finished already is only counted.
+    Returns the rows per table. A build that a stopped run has finished already is only counted; what a renewal has
+    from the build below it is finished.
 
     Raises:
         MismatchError: a table does not hold the rows its receipts name.
@@ -31,20 +32,26 @@ def finish(
     row = connection.execute(db.query("build_is_finished"), {"build": build}).fetchone()
     if row and row[0]:
         return {name: _count(connection, schema, name, done) for name in wanted}
+    homes = {name: ddl.home(connection, schema, name) for name in tables.TABLES}
     with connection.transaction():
-        partitioned = [name for name in wanted if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
+        own = [name for name in wanted if homes[name] == schema]
+        partitioned = [name for name in own if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
         for name in partitioned:
             for leaf in leaves:
                 ddl.attach_leaf(connection, schema, name, leaf.archetype, leaf.name, leaf.lower, leaf.upper)
-        connection.execute(db.query("link_powersets", schema=db.identifier(schema)))
-        connection.execute(db.query("link_powers", schema=db.identifier(schema)))
-        if "power_prerequisites" in wanted:
+        linked = {name: db.identifier(homes[name], name) for name in ("archetypes", "powersets", "powers")}
+        if homes["powersets"] == schema:
+            connection.execute(db.query("link_powersets", **linked))
+        if homes["powers"] == schema:
+            connection.execute(db.query("link_powers", **linked))
+        if "power_prerequisites" in own:
             connection.execute(db.query("unresolve_missing", schema=db.identifier(schema)))
         rows = {name: _count(connection, schema, name, done) for name in wanted}
         for name in partitioned:
             ddl.analyze(connection, schema, name, name, indexed_only=True)
         for name, path in ddl.views():
-            ddl.create_view(connection, schema, name, path)
+            if ddl.home(connection, schema, name) == schema:
+                ddl.create_view(connection, schema, name, path)
         connection.execute(db.query("finish_build"), {"build": build})
     return rows
 

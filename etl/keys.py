@@ -1,6 +1,6 @@
 """The durable key registry: ids of archetypes and powersets, and the two tables that hold these entities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ from etl.tables import powersets as powerset_table
 from etl.tables.spec import TableSpec
 
 Entity = Mapping[str, Any]
+
+ENTITY_TABLES = ("archetypes", "powersets")
+"""The tables of entities; all others come from records."""
 
 
 def register(
@@ -53,20 +56,31 @@ def entity_rows(
     )
 
 
-def write_entities(connection: db.Connection, schema: str, rows: EntityRows) -> dict[str, int]:
-    """Fill and index the tables ``archetypes`` and ``powersets`` of a build; return their rows."""
-    counts = copy_entities(connection, schema, rows)
+def write_entities(
+    connection: db.Connection, schema: str, rows: EntityRows, names: Collection[str] = ENTITY_TABLES
+) -> dict[str, int]:
+    """Fill and index those of the entity tables of a build that are named; return their rows."""
+    counts = copy_entities(connection, schema, rows, names=names)
     for name in counts:
         ddl.create_indexes(connection, schema, name, ddl.table_file(name))
         ddl.analyze(connection, schema, name, name)
     return counts
 
 
-def copy_entities(connection: db.Connection, schema: str, rows: EntityRows, prefix: str = "") -> dict[str, int]:
+def copy_entities(
+    connection: db.Connection,
+    schema: str,
+    rows: EntityRows,
+    prefix: str = "",
+    names: Collection[str] = ENTITY_TABLES,
+) -> dict[str, int]:
     """COPY the rows into ``<prefix>archetypes`` and ``<prefix>powersets``; return the rows per table."""
-    _copy(connection, schema, prefix, archetype_table.SPEC, rows.archetypes)
-    _copy(connection, schema, prefix, powerset_table.SPEC, rows.powersets)
-    return {archetype_table.SPEC.name: len(rows.archetypes), powerset_table.SPEC.name: len(rows.powersets)}
+    counts = {}
+    for spec, lines in ((archetype_table.SPEC, rows.archetypes), (powerset_table.SPEC, rows.powersets)):
+        if spec.name in names:
+            _copy(connection, schema, prefix, spec, lines)
+            counts[spec.name] = len(lines)
+    return counts
 
 
 def _copy(

@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 from psycopg import sql
 
-from etl import bulkload, config, db, ddl, halving, receipts, sources, tables
+from etl import bulkload, config, db, ddl, halving, limits, receipts, tables
 from etl.errors import MismatchError, Refused
 from etl.model import LeafContext, Manifest, Reject
 from etl.plan import Leaf, LeafResult, LeafTask
-from etl.sources.records import MAX_RAW_BYTES
-from etl.store import columns, parts
 from etl.store import manifest as manifests
+from etl.store import parts
+from etl.store import rejects as split_rejects
 
 _log = logging.getLogger(__name__)
 
@@ -96,9 +96,11 @@ def _load(task: LeafTask, guilty: Mapping[int, str], trial: range | None = None)
         batches = _records(task, manifest, guilty, trial or range(leaf.rows), rejects)
         totals = _copy_all(connection, task, manifest, batches, context, relations, clock, rejects)
         rows = {name: count for name, (count, _) in totals.items()}
-        if trial is None:
+        if trial is None and task.renews:
+            _prove_renewed(leaf, rows, rejects, context)
+        elif trial is None:
             _prove(leaf, rows, len(rejects))
-            _set_aside(connection, task, rejects, manifest, context)
+            _set_aside(connection, task, rejects, context)
         _complete(connection, task)
         clock.lap("index")
         seconds = time.perf_counter() - started
@@ -132,17 +134,17 @@ def _records(
         first, last = max(0, span.start - start), min(batch.num_rows, span.stop - start)
         at_fault = {row: guilty[start + row] for row in range(first, last) if start + row in guilty} if guilty else {}
         start += batch.num_rows
-        rejects += [_refused(manifest, batch, row, reason) for row, reason in at_fault.items()]
+        refused = [_refused(batch, row, reason) for row, reason in at_fault.items()]
+        rejects += split_rejects.placed(refused, batch, task.store, manifest)
         if at_fault:
             yield batch.take(pa.array([row for row in range(first, last) if row not in at_fault], pa.int64()))
         elif first < last:
             yield batch.slice(first, last - first)
 
 
-def _refused(manifest: Manifest, batch: pa.RecordBatch, row: int, reason: str) -> Reject:
-    """Return the reject of a record that the server refused."""
+def _refused(batch: pa.RecordBatch, row: int, reason: str) -> Reject:
+    """Return the reject of a record that the server refused, its text not yet in it."""
     place = {key: batch.column(key)[row].as_py() for key in ("source", "ordinal", "offset", "uid")}
-    text = columns.text(sources.FORMATS[manifest.format].record, batch, row)
     return Reject(
         source=str(place["source"]),
         file=None,
@@ -152,7 +154,7 @@ def _refused(manifest: Manifest, batch: pa.RecordBatch, row: int, reason: str) -
         stage="load",
         code="server_refused",
         reason=reason[:_MOST_REASON],
-        raw=text.encode()[:MAX_RAW_BYTES].decode(errors="ignore"),
+        raw="",
     )
 
 
@@ -213,10 +215,13 @@ def _copy_all(
 ) -> dict[str, tuple[int, int]]:
     """Transform and COPY the leaf batch by batch; return (rows, bytes) per table, and add what was set aside."""
     totals = dict.fromkeys(relations, (0, 0))
+    if task.renews:
+        batches = (_published(batch, context) for batch in batches)
     for batch in coalesce(batches, task.batch_rows, task.batch_bytes):
         clock.lap("read")
         built, refused = tables.build(manifest.format, batch, context, list(relations))
-        rejects += refused
+        rejects += split_rejects.placed(refused, batch, task.store, manifest)
+        limits.check(len(rejects), task.most_rejects)
         clock.lap("transform")
         for name, relation in relations.items():
             spec = tables.spec(name)
@@ -251,24 +256,39 @@ def _prove(leaf: Leaf, rows: dict[str, int], rejected: int) -> None:
         )
 
 
-def _set_aside(
-    connection: db.Connection, task: LeafTask, rejects: list[Reject], manifest: Manifest, context: LeafContext
-) -> None:
+def _published(batch: pa.RecordBatch, context: LeafContext) -> pa.RecordBatch:
+    """Return the records whose powers the build has: what it once set aside stays there until another load."""
+    return batch.filter(pa.array([uid in context.power_ids for uid in batch["uid"].to_pylist()], pa.bool_()))
+
+
+def _prove_renewed(leaf: Leaf, rows: dict[str, int], rejects: list[Reject], context: LeafContext) -> None:
+    """Refuse a table that would lack powers which all others have."""
+    if rejects:
+        raise MismatchError(
+            f"leaf {leaf.name}: {len(rejects)} published powers would be set aside now, {rejects[0].uid} first: "
+            f"{rejects[0].reason}",
+            "etl rebuild",
+        )
+    if rows.get("powers", len(context.power_ids)) != len(context.power_ids):
+        raise MismatchError(
+            f"leaf {leaf.name}: {len(context.power_ids)} powers are published, {rows['powers']} came",
+            "etl split again; the store may be damaged",
+        )
+
+
+def _set_aside(connection: db.Connection, task: LeafTask, rejects: list[Reject], context: LeafContext) -> None:
     """Record the rejects with the leaf, and take their powers out of the directory."""
     for reject in rejects:
-        values = {"build": task.build, "leaf": task.leaf.name, **reject_values(reject, manifest)}
+        values = {"build": task.build, "leaf": task.leaf.name, **reject_values(reject)}
         connection.execute(db.query("record_reject"), values)
     ids = [context.power_ids[reject.uid] for reject in rejects if reject.uid and reject.uid in context.power_ids]
     if ids:
         connection.execute(db.query("remove_from_directory", schema=db.identifier(task.schema)), {"ids": ids})
 
 
-def reject_values(reject: Reject, manifest: Manifest) -> dict[str, object]:
-    """Return the columns of ``etl.reject`` that a reject of a transform fills; its source's number becomes the path."""
-    values: dict[str, object] = {name: getattr(reject, name) for name in Reject.__dataclass_fields__}
-    if reject.source.isdigit():
-        values["source"] = manifest.sources[int(reject.source)].path
-    return values
+def reject_values(reject: Reject) -> dict[str, object]:
+    """Return the columns of ``etl.reject`` that a reject fills."""
+    return {name: getattr(reject, name) for name in Reject.__dataclass_fields__}
 
 
 def _complete(connection: db.Connection, task: LeafTask) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import psycopg
 
-from etl import db
-from etl.errors import Incomplete, Interrupted
+from etl import audit, config, db
 from etl.model import Manifest, Reject
 
 _log = logging.getLogger(__name__)
@@ -57,6 +56,7 @@ def begin(
         "workers": workers,
     }
     row = connection.execute(db.query("begin_run"), values).fetchone()
+    audit.record(connection, command=command, live_schema=live_schema, build=build, outcome=audit.BEGUN)
     return int(row[0]) if row else 0
 
 
@@ -79,15 +79,25 @@ def end(connection: db.Connection, run: int, ending: Ending) -> None:
         "data": json.dumps(ending.data, ensure_ascii=False).replace("\\u0000", ""),
         "message": ending.message,
     }
-    connection.execute(db.query("end_run"), values)
+    row = connection.execute(db.query("end_run"), values).fetchone()
+    if row:
+        command, live_schema, build = row
+        audit.record(
+            connection,
+            command=command,
+            live_schema=live_schema,
+            build=build,
+            outcome=ending.state,
+            message=ending.message,
+        )
 
 
 def fail(
     connection: db.Connection, run: int, error: BaseException, timings: Mapping[str, float], peak_bytes: int
 ) -> None:
     """End a run that did not end well, if the database still listens: it was stopped, or it failed."""
-    state = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt | Incomplete) else "failed"
-    message = f"{type(error).__name__}: {error}"
+    state = audit.outcome_of(error)
+    message = config.redact_command(f"{type(error).__name__}: {error}")
     try:
         end(connection, run, Ending(state=state, peak_bytes=peak_bytes, timings=timings, message=message))
     except psycopg.Error as lost:

@@ -18,6 +18,7 @@ class LoadResult:
 
     ``rows`` are per table; ``seconds`` is the wall time, ``timings`` its parts; ``leaves_loaded`` were loaded by this
     run and ``leaves_kept`` by an earlier one that was stopped. ``generation`` is 0 until something is published.
+    ``renewed`` are the relations that were made anew where the others are those of the build before; else it is empty.
     """
 
     split_id: str
@@ -38,6 +39,7 @@ class LoadResult:
     timings: Mapping[str, float]
     peak_bytes: int
     run: int
+    renewed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -46,6 +48,12 @@ def load_rejects(connection: db.Connection, build: int) -> list[Reject]:
     rows = connection.execute(db.query("load_rejects"), {"build": build}).fetchall()
     names = ("source", "file", "ordinal", "offset", "uid", "stage", "code", "reason", "raw")
     return [Reject(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def count_rejects(connection: db.Connection, build: int) -> int:
+    """Return how many records a build's leaves have set aside."""
+    row = connection.execute(db.query("count_rejects"), {"build": build}).fetchone()
+    return int(row[0]) if row else 0
 
 
 def counts(manifest: Manifest, rows: Mapping[str, int], set_aside: Sequence[Reject]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from typing import Any, TypeVar
 
 from etl.errors import UsageError, WorkerDied
@@ -163,7 +163,7 @@ class Pool:
     def _submit(self, function: Callable[[T], R], task: T) -> "Future[R]":
         """Submit one task, with a new pool where the old one broke in the meantime."""
         try:
-            with _born_deaf():
+            with _born_deaf() if self._scheme != "inline" else contextlib.nullcontext():
                 return self._get().submit(function, task)
         except BrokenProcessPool:
             failed: Future[R] = Future()
@@ -223,24 +223,27 @@ def run(
 
 @contextlib.contextmanager
 def _born_deaf() -> Iterator[None]:
-    """Let processes that start now ignore Ctrl-C from their first instruction on.
+    """Let processes that start now ignore Ctrl-C from their first instruction on; one that comes meanwhile is not lost.
 
-    A Ctrl-C in a terminal goes to the whole group; a worker that is just starting would answer it with a traceback.
+    A Ctrl-C in a terminal goes to the whole group; a worker that is just starting would answer it with a traceback. It
+    is blocked and not ignored: processes inherit that as well, and here it arrives as soon as they were started.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # it would lift the block on its way
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(parent: int, environment: Mapping[str, str]) -> None:
     """Leave Ctrl-C to the coordinator, and end when the coordinator is gone."""
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
 
 

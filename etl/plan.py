@@ -8,8 +8,8 @@ from itertools import groupby
 from etl.model import Part, Partition
 
 # Planning time of queries without a partition key grows with the leaves (`scripts/bench.py planning` prints it), so the
-# target keeps a split with all 30 archetype keys under 64.
-TARGET_LEAVES = 30
+# target keeps a split with all 30 archetype keys at about 40.
+TARGET_LEAVES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,9 @@ class LeafTask:
     """One leaf of a build: where its records are, where its rows go.
 
     ``tables`` are (name, version) pairs of what to load. ``batch_rows`` and ``batch_bytes`` bound what is in memory
-    at once. ``durability``, ``indexes`` and ``freeze`` are the switches of ``config.LoadOptions``.
+    at once. ``durability``, ``indexes`` and ``freeze`` are the switches of ``config.LoadOptions``. ``renews`` says that the
+    powers themselves are published: their records alone count, and none of them may be set aside. With more
+    than ``most_rejects`` rejects the leaf gives up.
     """
 
     build: int
@@ -50,6 +52,8 @@ class LeafTask:
     durability: str = "safe"
     indexes: str = "after"
     freeze: bool = True
+    renews: bool = False
+    most_rejects: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +148,15 @@ class StageTask:
     tables: tuple[str, ...]
     batch_rows: int
     batch_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamesTask:
+    """Names (uids) of which some may be those of winning records of a split."""
+
+    store: str
+    split_id: str
+    uids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 _PAUSE_S = 0.05
 _BREATH_S = 0.1
 
+# Views of the live schema over schema etl, which is closed to readers; <name>_view is their query.
+LEDGER_VIEWS = ("import_logs", "generation", "changes", "powerset_changes", "power_names")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
@@ -51,12 +54,12 @@ def schema_of(live_schema: str, build: int) -> str:
 
 def check_live_schema(connection: db.Connection, live_schema: str, names: Sequence[str]) -> None:
     """Raise SchemaError where the live schema holds something that is not ours under a name that we publish."""
-    values = {"schema": live_schema, "names": [*names, "import_logs"]}
+    values = {"schema": live_schema, "names": [*names, *LEDGER_VIEWS]}
     strangers = [name for (name,) in connection.execute(db.query("foreign_relations_in_live_schema"), values)]
     if strangers:
         raise SchemaError(
             f"schema {live_schema} holds something else under our names: {', '.join(strangers)}",
-            "choose another one: --schema NAME",
+            f"choose another one: --schema NAME; or, if they are views whose schema etl was lost: drop schema {live_schema}",
         )
 
 
@@ -80,10 +83,12 @@ def publish(
 
     Raises:
         DatabaseError: a reader stayed in its transaction for longer than ``timeout_s``; nothing has changed for anybody.
+        SchemaError: a column has another type than in the live schema's view, which cannot follow.
     """
     deadline = time.monotonic() + timeout_s
     row = connection.execute(db.query("live"), {"schema": live_schema}).fetchone()
     old = int(row[0]) if row else None
+    _check_types(connection, live_schema, build)
     times = [time.monotonic()]
     _widen(connection, live_schema, old, build)
     _show(connection, live_schema, build, deadline, lock_timeout_s)
@@ -133,7 +138,7 @@ def named_builds(connection: db.Connection, live_schema: str) -> list[int]:
 
 def retract(connection: db.Connection, live_schema: str) -> None:
     """Drop the views of a live schema and the functions behind them; what users built on them stops it."""
-    for name in (*ddl.relations(tables.TABLES), "import_logs"):
+    for name in (*ddl.relations(tables.TABLES), *LEDGER_VIEWS):
         connection.execute(db.query("drop_live_view", view=db.identifier(live_schema, name)))
     for (name,) in connection.execute(db.query("unread_functions"), {"schema": live_schema}).fetchall():
         connection.execute(db.query("drop_function", function=_function_by_name(name)))
@@ -161,8 +166,27 @@ def _widen(connection: db.Connection, live_schema: str, old: int | None, new: in
             time.sleep(_BREATH_S)
 
 
+def _check_types(connection: db.Connection, live_schema: str, build: int) -> None:
+    """Refuse what no view can follow while it stays itself: another type of a column that it has."""
+    for name in _relations(connection, schema_of(live_schema, build)):
+        if not _exists(connection, live_schema, name):
+            continue
+        new, shown = _columns(connection, schema_of(live_schema, build), name), _columns(connection, live_schema, name)
+        for column, kind in shown.items():
+            if new.get(column, kind) != kind:
+                raise SchemaError(
+                    f"{name}.{column} is {new[column]} now, and {kind} in view {live_schema}.{name}, which keeps its "
+                    f"identity and cannot change that; build {build} is not published",
+                    f"give the column another name, or drop view {live_schema}.{name} and what is built on it, "
+                    "and run the same command again",
+                )
+
+
 def _show(connection: db.Connection, live_schema: str, build: int, deadline: float, lock_timeout_s: float) -> None:
-    """Make the views that are not there, and replace those whose columns are others now, one lock at a time."""
+    """Make the views that are not there, and replace those whose columns are others now, one lock at a time.
+
+    A view that is there keeps its columns in their order, and has new ones behind them; one that is gone is null.
+    """
     schema = schema_of(live_schema, build)
     connection.execute(db.query("create_live_schema", schema=db.identifier(live_schema)))
     for name in _relations(connection, schema):
@@ -172,16 +196,20 @@ def _show(connection: db.Connection, live_schema: str, build: int, deadline: flo
         row = connection.execute(db.query("view_reads"), values).fetchone()
         if row and row[0]:
             continue
+        shown = _columns(connection, live_schema, name) if _exists(connection, live_schema, name) else {}
+        gone = {column: sql.SQL(f"null::{kind} as ") for column, kind in shown.items() if column not in columns}
+        listed = [gone.get(column, sql.SQL("")) + db.identifier(column) for column in {**shown, **columns}]
         view = db.query(
             "replace_view",
             view=db.identifier(live_schema, name),
-            columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+            columns=sql.SQL(", ").join(listed),
             function=_function_by_name(function),
         )
         db.patiently(connection, view, deadline, longest_wait_s=lock_timeout_s)
-    if not _exists(connection, live_schema, "import_logs"):
-        logs = db.query("import_logs_view", schema=db.identifier(live_schema), live=sql.Literal(live_schema))
-        db.patiently(connection, logs, deadline, longest_wait_s=lock_timeout_s)
+    for name in LEDGER_VIEWS:
+        if not _exists(connection, live_schema, name):
+            made = db.query(f"{name}_view", schema=db.identifier(live_schema), live=sql.Literal(live_schema))
+            db.patiently(connection, made, deadline, longest_wait_s=lock_timeout_s)
 
 
 def _await_readers(connection: db.Connection, live_schema: str, deadline: float) -> None:
@@ -226,7 +254,9 @@ def _branch(
     """
     own = _columns(connection, schema_of(live_schema, build), name)
     values = [
-        sql.SQL("t.{}").format(db.identifier(column)) if column in own else sql.SQL(f"null::{kind}")
+        sql.SQL("t.{}").format(db.identifier(column))
+        if column in own
+        else sql.SQL("null::{}").format(db.type_name(kind))
         for column, kind in columns.items()
     ]
     holes: dict[str, sql.Composable] = {

@@ -45,8 +45,7 @@ def scope_of(options: config.LoadOptions, only: Sequence[str], from_record: int 
             raise UsageError(f"'{text}' names no part", "write --only archetype=KEY or --only powerset=CATEGORY.SET")
         named[kind].append(name.lower())
     if not only and from_record is None:
-        names = options.tables if options.tables and is_published(options) else ()
-        names = names or outdated(options)
+        names = _to_renew(options)
         return Scope(tables=names, everything=True) if names else None
     return Scope(
         archetypes=tuple(named["archetype"]) or None,
@@ -58,11 +57,11 @@ def scope_of(options: config.LoadOptions, only: Sequence[str], from_record: int 
     )
 
 
-def outdated(options: config.LoadOptions) -> tuple[str, ...]:
-    """Return the tables whose transform is newer than the rows that are published of the same split; mostly none.
+def _to_renew(options: config.LoadOptions) -> tuple[str, ...]:
+    """Return the tables that a load renews by rows: those that it names, or those of an older transform; mostly none.
 
-    A table whose DDL changed is not among them: columns of a published build never change under its readers, so it
-    comes with a fresh build.
+    A table that is not published, or whose DDL changed, is not among them: columns of a published table never change
+    under its readers, so it is made anew, by a load (``etl.renewal``).
     """
     split_id = manifests.read(options.store, options.split_id).split_id
     with db.connect(dsn.resolve(options.dsn), name="etl load") as connection:
@@ -70,19 +69,16 @@ def outdated(options: config.LoadOptions) -> tuple[str, ...]:
             return ()
         migrations.require(connection)
         row = connection.execute(db.query("live"), {"schema": options.schema}).fetchone()
-    if row is None or row[4] != split_id:
+    if row is None or (row[4] != split_id and not options.tables):
         return ()
-    loaded = {name: row[6].get(name, "").partition(":") for name in row[5]}
-    current = {name: ddl.version(name).partition(":") for name in row[5]}
-    if any(loaded[name][2] != current[name][2] for name in loaded):
+    there, loaded = row[5], row[6]
+    if not set(options.tables) <= set(there) or any(other_ddl(name, loaded.get(name, "")) for name in there):
         return ()
-    return tuple(name for name in loaded if name in tables.LEAF_TABLES and loaded[name][0] != current[name][0])
+    return options.tables or tuple(
+        name for name in there if name in tables.LEAF_TABLES and loaded.get(name) != ddl.version(name)
+    )
 
 
-def is_published(options: config.LoadOptions) -> bool:
-    """Whether the live schema has a published build."""
-    with db.connect(dsn.resolve(options.dsn), name="etl load") as connection:
-        if not migrations.applied(connection):
-            return False
-        migrations.require(connection)
-        return connection.execute(db.query("live"), {"schema": options.schema}).fetchone() is not None
+def other_ddl(name: str, loaded: str) -> bool:
+    """Whether a table was loaded with another DDL than the present one, by its version then."""
+    return loaded.partition(":")[2] != ddl.version(name).partition(":")[2]

@@ -4,11 +4,13 @@ import os
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from etl import bulkload, config, db, leaf, tables
 from etl.model import LeafContext, Manifest, Partition, Reject
-from etl.plan import Difference, DiffTask, StageTask
+from etl.plan import Difference, DiffTask, NamesTask, StageTask
 from etl.store import parts
+from etl.store import rejects as split_rejects
 
 # In the order of the store's schema.
 _ORDERED = ("uid", "ordinal", "archetype", "powerset", "digest")
@@ -45,6 +47,20 @@ def difference(task: DiffTask) -> Difference:
     return Difference(changed=tuple(changed), new=tuple(new), gone=gone, renewed=tuple(renewed), same=same)
 
 
+def lost_names(task: NamesTask) -> tuple[str, ...]:
+    """Return those of the task's names that no winning record of the split has.
+
+    Raises:
+        StoreError: a part is missing or damaged.
+    """
+    manifest = leaf.manifest_of(task.store, task.split_id)
+    wanted, found = pa.array(task.uids, pa.string()), set[str]()
+    for batch in parts.read_runs(task.store, manifest, manifest.partitions, ["uid"]):
+        uids = batch.column("uid")
+        found.update(uids.filter(pc.is_in(uids, value_set=wanted)).to_pylist())
+    return tuple(uid for uid in task.uids if uid not in found)
+
+
 def _records(task: DiffTask, manifest: Manifest) -> Iterator[tuple[tuple[str, str, str], bytes]]:
     """Yield ((uid, archetype, powerset), digest) of the task's records."""
     names = ("uid", "archetype", "powerset", "digest", "ordinal")
@@ -78,7 +94,7 @@ def stage(task: StageTask) -> dict[str, int]:
             for name in task.tables:
                 relation = db.identifier(task.schema, f"staged_{name}")
                 rows[name] += bulkload.copy(connection, relation, tables.spec(name).columns, [built[name]])[0]
-            _set_aside(connection, task, manifest, rejects)
+            _set_aside(connection, task, split_rejects.placed(rejects, touched, task.store, manifest))
         connection.commit()
     return rows
 
@@ -109,8 +125,8 @@ def _touched(connection: db.Connection, task: StageTask, batch: pa.RecordBatch) 
     return context, batch.filter(pa.array([uid in ids for uid in uids], pa.bool_()))
 
 
-def _set_aside(connection: db.Connection, task: StageTask, manifest: Manifest, rejects: list[Reject]) -> None:
+def _set_aside(connection: db.Connection, task: StageTask, rejects: list[Reject]) -> None:
     for reject in rejects:
-        values = leaf.reject_values(reject, manifest)
+        values = leaf.reject_values(reject)
         statement = db.query("stage_reject", schema=db.identifier(task.schema))
         connection.execute(statement, {"build": task.build, "leaf": "update", **values})

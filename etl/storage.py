@@ -79,6 +79,17 @@ def write_bytes(place: str, data: bytes) -> None:
         stream.write(data)
 
 
+def link(place: str, other: str) -> None:
+    """Let a file that never changes be there under another name as well, without a copy where the disk can do that."""
+    if is_local(place) and is_local(other):
+        try:
+            os.link(local_path(place), local_path(other))
+        except OSError:
+            shutil.copyfile(local_path(place), local_path(other))
+    else:
+        write_bytes(other, read_bytes(place))
+
+
 @contextmanager
 def create(place: str, *, arrow: bool = False) -> Iterator[IO[bytes]]:
     """Open a new file for writing; it appears under its name when the block ends without an error.
@@ -124,6 +135,16 @@ def delete_partial(folder: str) -> None:
             path.unlink(missing_ok=True)
 
 
+@contextmanager
+def open_lines(place: str) -> Iterator[Iterator[bytes]]:
+    """Open a file to be read line by line. Raises FileNotFoundError where there is none."""
+    if is_local(place):
+        with local_path(place).open("rb") as stream:
+            yield iter(stream)
+    else:
+        yield iter(read_bytes(place).splitlines())
+
+
 def open_arrow(place: str) -> Any:
     """Open a file for reading as an Arrow random access file: memory-mapped where it is local.
 
@@ -161,6 +182,16 @@ def size(place: str) -> int:
     filesystem, path = _remote(place)
     selector = pyarrow.fs.FileSelector(path, recursive=True, allow_not_found=True)
     return sum(entry.size or 0 for entry in filesystem.get_file_info(selector))
+
+
+def free_bytes(place: str) -> int | None:
+    """Return the free bytes of the disk that a folder is on, or will be on; None where that cannot be told."""
+    if not is_local(place):
+        return None
+    folder = local_path(place).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def delete(place: str) -> None:

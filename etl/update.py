@@ -9,19 +9,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from etl import (
     apply,
+    audit,
     builds,
     config,
     coordinator,
     db,
+    ddl,
     dsn,
     keys,
     ledger,
+    limits,
     metrics,
     migrations,
+    outcome,
     parallel,
     publish,
     retry,
@@ -30,10 +34,10 @@ from etl import (
     tables,
     work,
 )
-from etl.errors import Interrupted, SchemaError, UsageError
+from etl.errors import Busy, Interrupted, SchemaError, UsageError
 from etl.model import Event, Manifest, Progress
-from etl.plan import Difference, DiffTask, Leaf, StageTask
-from etl.scope import Scope
+from etl.plan import Difference, DiffTask, Leaf, NamesTask, StageTask
+from etl.scope import Scope, other_ddl
 from etl.store import entities
 from etl.store import manifest as manifests
 
@@ -44,7 +48,10 @@ MOST_GONE = 0.10
 # Above this share of changed powers a rebuild is cheaper, and is proposed.
 MOST_CHANGED = 0.20
 
+# Up to here one process compares, and up to here it stages, while others would still be starting (0.4 s of a core each;
+# measured by scripts/bench.py update).
 _TASK_BYTES = 64 << 20
+_FEW_POWERS = 1_000
 _KINDS = ("changed", "new", "gone", "renewed")
 
 
@@ -52,7 +59,9 @@ _KINDS = ("changed", "new", "gone", "renewed")
 class UpdateResult:
     """What an update did, or would do: the powers by kind (full lower-case names), counts per archetype and kind.
 
-    ``generation`` is 0 for a dry run and when nothing differed. ``rows`` are those written per table.
+    ``generation`` is 0 for a dry run and when nothing differed. ``rows`` are those written per table. Afterwards
+    ``records = loaded + superseded + rejected``, unless only a part was updated: then ``records`` is 0, and ``rejected``
+    counts what was set aside of that part.
     """
 
     build: int
@@ -65,7 +74,12 @@ class UpdateResult:
     unchanged: int
     archetypes: Mapping[str, Mapping[str, int]]
     rows: Mapping[str, int]
+    records: int
+    loaded: int
+    superseded: int
     rejected: int
+    reject_codes: Mapping[str, int]
+    reject_paths: tuple[str, ...]
     dry_run: bool
     seconds: float
     timings: Mapping[str, float]
@@ -81,6 +95,7 @@ class _Live:
     split_id: str
     format: str
     leaves: tuple[Leaf, ...]
+    versions: Mapping[str, str]
 
 
 def update(
@@ -91,10 +106,12 @@ def update(
     dry_run: bool = False,
     confirm: Callable[[str], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    made_from: str | None = None,
 ) -> UpdateResult:
     """Bring the published build to ``options.split_id`` (default: the store's latest split), row by row.
 
-    ``confirm`` is asked before more than a tenth of the powers would go; it raises to refuse.
+    ``confirm`` is asked before more than a tenth of the powers would go; it raises to refuse. ``made_from`` is the split
+    that the new one was made from: it must still be the published one.
 
     Raises:
         SchemaError: nothing is published yet.
@@ -114,6 +131,10 @@ def update(
 
         def attempt() -> UpdateResult:
             live = _live(line.connection, options.schema)
+            if made_from is not None and live.split_id not in (made_from, manifest.split_id):
+                raise Busy(
+                    f"build {live.build} is split {live.split_id} by now, not {made_from}", "run the command again"
+                )
             _check(scope, manifest, live)
             with (
                 metrics.PeakMemory() as memory,
@@ -165,7 +186,8 @@ def rollback(
             confirm(f"Go back to split {split_id} in schema {options.schema}?")
         else:
             confirm(f"Go back to the previous build of schema {options.schema}?")
-            done = builds.rollback(connection, options.schema)
+            with audit.watched(connection, command=options.command, live_schema=options.schema, build=None):
+                done = builds.rollback(connection, options.schema)
             live = next(b for b in builds.overview(connection, options.schema) if b.state == "live")
             return f"published build {live.build} (split {live.split_id}) again, generation {done.generation}"
     back = update(replace(options, store=store, split_id=split_id), Scope(), progress)
@@ -180,7 +202,12 @@ def _live(connection: db.Connection, live_schema: str) -> _Live:
     stored = connection.execute(db.query("build_plan"), {"build": row[0]}).fetchone()
     leaves = tuple(coordinator.leaf_of(values) for values in stored[0]) if stored else ()
     return _Live(
-        build=row[0], schema=publish.schema_of(live_schema, row[0]), split_id=row[4], format=row[7], leaves=leaves
+        build=row[0],
+        schema=publish.schema_of(live_schema, row[0]),
+        split_id=row[4],
+        format=row[7],
+        leaves=leaves,
+        versions=row[6],
     )
 
 
@@ -200,6 +227,12 @@ def _check(scope: Scope, manifest: Manifest, live: _Live) -> None:
         )
     if scope.tables and manifest.split_id != live.split_id:
         raise UsageError("some tables of another split would not fit the others", "etl update SOURCE…")
+    other = [name for name, version in live.versions.items() if name in tables.TABLES and other_ddl(name, version)]
+    if other:
+        raise SchemaError(
+            f"the published build has {', '.join(other)} as an older etl made it",
+            f"etl load --split {live.split_id}, which renews that alone, or etl rebuild SOURCE…",
+        )
     if scope.first_record and len(manifest.sources) > 1:
         raise UsageError("--from-record needs a split of one source", "etl load")
 
@@ -228,6 +261,7 @@ class _Update:
         self._powersets = entities.read(options.store, manifest, "powersets")
         self._skipped = 0
         self._ids: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._lost_rejects: tuple[str, ...] = ()
         self._entities_wanted = not scope.tables or bool({"archetypes", "powersets"} & set(scope.tables))
         self._tables = [n for n in tables.LEAF_TABLES if not scope.tables or n in scope.tables]
 
@@ -256,7 +290,8 @@ class _Update:
         except BaseException as error:
             ledger.fail(self._connection, run, error, self._timings, memory.peak_bytes)
             raise
-        result = replace(result, generation=generation, rows=rows, rejected=rejected, timings=dict(self._timings))
+        result = replace(result, generation=generation, rows=rows, timings=dict(self._timings))
+        result = replace(result, **self._counts(rejected))
         ledger.end(self._connection, run, _ending(result, self._manifest, memory))
         return result
 
@@ -266,8 +301,14 @@ class _Update:
         done = function()
         self._timings[phase] = time.perf_counter() - started
         if self._stop():
-            raise Interrupted("stopped; nothing has changed for readers", "run the same command again")
+            raise Interrupted("stopped; nothing has changed for readers", self._way_on())
         return done
+
+    def _way_on(self) -> str:
+        """Return the command that goes on; an update is one transaction, so what was stopped begins where it began."""
+        if self._scope.first_record:
+            return f"etl load --from-record {self._scope.first_record}"
+        return "run the same command again"
 
     def _compare(self) -> list[Difference]:
         """Return the differences, per archetype and group of powersets."""
@@ -303,13 +344,14 @@ class _Update:
         return _pieces(wanted, lambda pair: now[pair].bytes if pair in now else 0, self._pool.workers)
 
     def _comparing_pool(self, tasks: Sequence[DiffTask]) -> parallel.Pool:
-        """Return who compares: this process while the workers start, unless there is much to compare.
-
-        Starting workers took 0.35 s where comparing itself took 0.1 (June to December, 420 powers of 5,163).
-        """
-        self._pool.warm(work.warm)
+        """Return who compares: this process, unless there is much to compare."""
         sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
-        if sum(sizes.get(pair, 0) for task in tasks for pair in task.partitions) > _TASK_BYTES:
+        compared = sum(sizes.get(pair, 0) for task in tasks for pair in task.partitions)
+        return self._workers_if(compared > _TASK_BYTES)
+
+    def _workers_if(self, there_is_much_to_do: bool) -> parallel.Pool:
+        """Return the workers, or this process where they would take longer to start than the work itself takes."""
+        if there_is_much_to_do:
             return self._pool
         return parallel.Pool("inline://", {config.DSN_VARIABLE: self._dsn})
 
@@ -365,10 +407,42 @@ class _Update:
             self._create_staged(keys.entity_rows(self._archetypes, self._powersets, *self._ids))
             self._fill_touch(differences)
         rows = Counter[str]()
-        tasks = list(self._stage_tasks(differences))
-        for counts in coordinator.collect(self._pool, work.stage, tasks, self._stop):
+        touched = sum(len(getattr(difference, kind)) for difference in differences for kind in _KINDS)
+        pool = self._workers_if(touched > _FEW_POWERS)
+        tasks = list(self._stage_tasks(differences, pool.workers))
+        for counts in coordinator.collect(pool, work.stage, tasks, self._stop):
             rows.update(counts)
+        self._judge_rejects()
         return dict(rows)
+
+    def _judge_rejects(self) -> None:
+        """Learn which rejects of before the split does not have any more; give up where too many would be left."""
+        values = {"build": self._live.build}
+        found = self._connection.execute(db.query("untouched_rejects", schema=self._schema), values).fetchall()
+        if found and self._scope.is_whole:
+            store, uids = self._options.store, tuple(uid for (uid,) in found)
+            task = NamesTask(store=store, split_id=self._manifest.split_id, uids=uids)
+            (self._lost_rejects,) = coordinator.collect(self._pool, work.lost_names, [task], lambda: False)
+        statement = db.query("count_staged_rejects", schema=self._schema)
+        row = self._connection.execute(statement, {**values, "gone": list(self._lost_rejects)}).fetchone()
+        rejected = self._manifest.rejects + (row[0] if row else 0)
+        limits.check_all(self._options.max_rejects, rejected, self._manifest.records)
+
+    def _counts(self, rejected: int) -> dict[str, Any]:
+        """Return the counts of the result; ``rejected`` records of what was touched were set aside."""
+        if not self._scope.is_whole:
+            return {"rejected": rejected}
+        values, manifest = {"build": self._live.build}, self._manifest
+        codes: Counter[str] = Counter(dict(self._connection.execute(db.query("reject_codes_of"), values).fetchall()))
+        set_aside = outcome.load_rejects(self._connection, self._live.build) if codes else []
+        return {
+            "records": manifest.records,
+            "loaded": manifest.rows - codes.total(),
+            "superseded": manifest.superseded,
+            "rejected": manifest.rejects + codes.total(),
+            "reject_codes": dict(Counter(manifest.reject_codes) + codes),
+            "reject_paths": outcome.reject_paths(self._options.store, manifest, self._live.build, set_aside),
+        }
 
     def _create_staged(self, rows: keys.EntityRows) -> None:
         for name in ("archetypes", "powersets", *self._tables):
@@ -376,7 +450,7 @@ class _Update:
                 db.query(
                     "create_staged",
                     staged=db.identifier(self._live.schema, f"staged_{name}"),
-                    parent=db.identifier(self._live.schema, name),
+                    parent=db.identifier(ddl.home(self._connection, self._live.schema, name), name),
                 )
             )
         self._connection.execute(db.query("create_staged_reject", schema=self._schema))
@@ -395,11 +469,11 @@ class _Update:
         values = {name: list(column) for name, column in zip(names, columns, strict=True)}
         self._connection.execute(db.query("fill_touch", schema=self._schema), values)
 
-    def _stage_tasks(self, differences: list[Difference]) -> Iterator[StageTask]:
+    def _stage_tasks(self, differences: list[Difference], workers: int) -> Iterator[StageTask]:
         """Yield tasks of about even size over the partitions that have something to stage."""
         touched = {name[1:] for d in differences for kind in (d.changed, d.new, d.renewed) for name in kind}
         sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
-        for pairs in _pieces(sorted(touched), sizes.__getitem__, self._pool.workers):
+        for pairs in _pieces(sorted(touched), sizes.__getitem__, workers):
             yield StageTask(
                 schema=self._live.schema,
                 store=self._options.store,
@@ -408,7 +482,7 @@ class _Update:
                 partitions=pairs,
                 tables=tuple(self._tables),
                 batch_rows=self._options.batch_rows,
-                batch_bytes=coordinator.batch_bytes(self._options, self._pool.workers),
+                batch_bytes=coordinator.batch_bytes(self._options, workers),
             )
 
     def _application(self, run: int) -> apply.Application:
@@ -426,6 +500,7 @@ class _Update:
             whole=self._scope.is_whole,
             all_rows=self._scope.is_whole and self._scope.everything,
             run=run,
+            lost_rejects=self._lost_rejects,
             archetype_ids=self._ids[0],
             powerset_ids=self._ids[1],
         )
@@ -451,7 +526,12 @@ class _Update:
             unchanged=self._skipped + sum(difference.same for difference in differences),
             archetypes={key: dict(counts) for key, counts in sorted(archetypes.items())},
             rows={},
+            records=0,
+            loaded=0,
+            superseded=0,
             rejected=0,
+            reject_codes={},
+            reject_paths=(),
             dry_run=dry_run,
             seconds=0.0,
             timings=dict(self._timings),
@@ -481,9 +561,9 @@ def _ending(result: UpdateResult, manifest: Manifest, memory: metrics.PeakMemory
     return ledger.Ending(
         state="done",
         records=manifest.records,
-        loaded=manifest.rows - result.rejected,
+        loaded=result.loaded or manifest.rows - result.rejected,
         superseded=manifest.superseded,
-        rejected=manifest.rejects + result.rejected,
+        rejected=result.rejected if result.records else manifest.rejects + result.rejected,
         peak_bytes=memory.peak_bytes,
         timings=result.timings,
         data={**counts, "archetypes": result.archetypes, "rows": result.rows},

@@ -12,6 +12,7 @@ from etl.plan import (
     LateIndexTask,
     LeafResult,
     LeafTask,
+    NamesTask,
     RegisterTask,
     StageTask,
 )
@@ -57,6 +58,13 @@ def stage(task: StageTask) -> dict[str, int]:
     from etl import staging
 
     return staging.stage(task)
+
+
+def lost_names(task: NamesTask) -> tuple[str, ...]:
+    """Return those of some names that no winning record of a split has; see ``etl.staging``."""
+    from etl import staging
+
+    return staging.lost_names(task)
 
 
 def index_table(task: IndexTask) -> str:

@@ -4,7 +4,10 @@
     scripts/bench.py december            the real export: split + load + index + publish, per server (target: under 20 s)
     scripts/bench.py memory [--shape S]  peak memory of all processes at 36,065 and 360,659 generated records
     scripts/bench.py split FILE          the split alone, one process and two, page-cached
+    scripts/bench.py validate [FILE]     validation against the split, interleaved (target: at most twice its seconds)
     scripts/bench.py switches            the real export, once per switch of `etl load`, against a load without any
+    scripts/bench.py update              June to December by `etl update` against a full load (target: under a third)
+    scripts/bench.py read                look-ups by etl.read: tiers, one process and 8, during a rebuild, against others
     scripts/bench.py planning            how long the server plans a look-up by internal name, warm (target: under 3 ms)
 
 Run it with the project's environment: .venv/bin/python scripts/bench.py … . Each figure is printed as a table and, with
@@ -23,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,7 @@ import psycopg
 import zstandard
 from psycopg import sql
 
-from etl import postgres, server
+from etl import ddl, postgres, server, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PACK = ROOT.parent / "shared/data/codfull-homecoming-20251209.powers.json.zst"
@@ -41,19 +44,28 @@ SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "8GB", "maintenance_work_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["december", "memory", "split", "planning", "switches"])
+    parser.add_argument(
+        "what", choices=["december", "memory", "split", "validate", "planning", "switches", "update", "read"]
+    )
     parser.add_argument("file", nargs="?", help="input of `split`; of the others where it is not beside the checkout")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--shape", choices=["i12", "cod"], default="cod")
     parser.add_argument("--records", type=int, default=360_659)
     parser.add_argument("--memory-limit", default="1GB")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each crowd of readers in `read`")
+    parser.add_argument("--readers", type=int, default=8, help="processes in `read`")
     parser.add_argument("--work", default=os.environ.get("TMPDIR", "/tmp"), help="folder for inputs, stores, servers")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="etl-bench-", dir=given.work) as folder:
         Path(folder).chmod(0o755)
-        passes = {"december": december, "memory": memory, "split": split, "planning": planning, "switches": switches}
+        passes: dict[str, Any] = {"december": december, "memory": memory, "split": split, "validate": validate}
+        passes |= {"planning": planning, "switches": switches, "update": update}
+        if given.what == "read":
+            import bench_read  # which imports this module
+
+            passes["read"] = bench_read.read
         figures = passes[given.what](given, Path(folder))
     report = {"machine": machine(), "settings": SETTINGS, "arguments": vars(given), "figures": figures}
     if given.json:
@@ -122,6 +134,26 @@ def split(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             figures.append({"jobs": jobs, "seconds": seconds, "megabytes_per_s": size / seconds / 1e6})
             say(figures[-1])
             shutil.rmtree(store)
+    return figures
+
+
+def validate(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Validation against the split of the same file, whole processes, interleaved; --jobs processes each."""
+    source = Path(given.file) if given.file else unpack(PACK, folder)
+    size = source.stat().st_size
+    source.read_bytes()
+    figures = []
+    for number in range(given.runs):
+        store = folder / f"split-{number}"
+        times = {}
+        for words in (["split", str(source), "--store", str(store)], ["validate", str(source)]):
+            started = time.perf_counter()
+            etl(*words, "--jobs", str(given.jobs), "--quiet", "--json")
+            times[words[0]] = time.perf_counter() - started
+        ratio = times["validate"] / times["split"]
+        figures.append({**times, "validate_megabytes_per_s": size / times["validate"] / 1e6, "ratio": ratio})
+        say(figures[-1])
+        shutil.rmtree(store)
     return figures
 
 
@@ -208,6 +240,77 @@ def switches(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     return figures
 
 
+JUNE = PACK.with_name("cod-homecoming-2025.powers.json.zst")
+
+
+def update(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """June to December, of June's categories: whole processes in turns, and the bytes that the update wrote."""
+    june, december = two_exports(folder)
+    store = ("--store", str(folder / "store"), "--quiet", "--json")
+    splits = [json.loads(etl("split", str(source), *store))["split_id"] for source in (june, december)]
+    figures: list[dict[str, Any]] = []
+    with servers(folder) as found:
+        for _ in range(given.runs):
+            for name, dsn in found.items():
+                where = (*store, "--dsn", dsn, "--jobs", str(given.jobs))
+                etl("load", "--split", splits[0], *where)
+                started = time.perf_counter()
+                etl("load", "--split", splits[1], "--schema", "other", *where)
+                loaded = time.perf_counter()
+                result = json.loads(etl("update", str(december), *where))
+                updated = time.perf_counter()
+                figure = {"server": name, "load": loaded - started, "update": updated - loaded, **bytes_written(dsn)}
+                figures.append({**figure, "powers": sum(len(result[kind]) for kind in ("changed", "new"))})
+                say(figures[-1])
+                etl("db", "reset", "--yes", "--dsn", dsn)
+                etl("db", "reset", "--yes", "--dsn", dsn, "--schema", "other")
+    for name in found:
+        ratios = [figure["update"] / figure["load"] for figure in figures if figure["server"] == name]
+        print(f"{name}: an update takes {statistics.median(ratios):.2f} of a full load ({len(ratios)} runs)")
+    return figures
+
+
+def two_exports(folder: Path) -> list[Path]:
+    """Unpack June, and of December what is of June's categories and archetypes, with their entities beside them."""
+    june, december = unpack(JUNE, folder), unpack(PACK, folder)
+    categories = {record["full_name"].partition(".")[0].lower() for record in json.loads(june.read_bytes())}
+    classes = {entity["name"] for entity in json.loads(beside(june, "archetypes").read_bytes())}
+    keep(december, lambda record: record["full_name"].partition(".")[0].lower() in categories)
+    keep(beside(december, "powersets"), lambda entity: entity["key"].partition(".")[0].lower() in categories)
+    keep(beside(december, "archetypes"), lambda entity: entity["name"] in classes)
+    return [june, december]
+
+
+def beside(powers: Path, kind: str) -> Path:
+    return powers.with_name(powers.name.replace(".powers.", f".{kind}."))
+
+
+def keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    records = [record for record in json.loads(path.read_bytes()) if wanted(record)]
+    path.write_text(json.dumps(records, ensure_ascii=False, separators=(",", ":")))
+
+
+def bytes_written(dsn: str) -> dict[str, float]:
+    """Return how many bytes of rows an update wrote, staging included, for each byte of a changed or new power's rows.
+
+    What an update wrote carries the number of its transaction; the changed and new powers' rows were staged before.
+    """
+    written = touched = 0
+    with psycopg.connect(dsn) as connection:
+        transaction = connection.execute("select xmin::text from etl.publication where kind = 'update'").fetchone()[0]
+        for name in ddl.relations(tables.TABLES):
+            relation, key = sql.Identifier("game_b1", name), sql.Identifier("id" if name == "powers" else "power_id")
+            size = sql.SQL("select coalesce(sum(pg_column_size(t)), 0)::bigint from {} t where ").format(relation)
+            new = connection.execute(size + sql.SQL("t.xmin::text = {}").format(transaction)).fetchone()[0]
+            written += new
+            if name in tables.LEAF_TABLES:
+                change = sql.SQL(
+                    "exists (select from etl.change e where e.power_id = t.{} and e.kind in ('changed', 'new'))"
+                )
+                touched += connection.execute(size + change.format(key)).fetchone()[0]
+    return {"megabytes": touched / 1e6, "written_per_byte": (touched + written) / touched}
+
+
 def median_of(figures: list[dict[str, Any]], server_name: str, switch: str, kind: str) -> float:
     return statistics.median(f[kind] for f in figures if (f["server"], f["switch"]) == (server_name, switch))
 
@@ -219,9 +322,10 @@ def unpack(pack: Path, folder: Path) -> Path:
     with pack.open("rb") as source, target.open("wb") as out:
         zstandard.ZstdDecompressor().copy_stream(source, out)
     for kind in ("archetypes", "powersets"):
-        beside = pack.with_name(pack.name.replace(".powers.", f".{kind}."))
-        if beside.exists():
-            shutil.copy(beside, folder)
+        entities = beside(pack, kind)
+        if entities.exists():
+            with entities.open("rb") as source, beside(target, kind).open("wb") as out:
+                zstandard.ZstdDecompressor().copy_stream(source, out)
     return target
 
 
@@ -273,7 +377,9 @@ def etl(*arguments: str) -> str:
 def say(figure: dict[str, Any]) -> None:
     print(
         "  ".join(
-            f"{name} {value:.{2 if name.endswith('_ms') else 1}f}" if isinstance(value, float) else f"{name} {value}"
+            f"{name} {value:.{2 if name.endswith(('_ms', '_byte')) else 1}f}"
+            if isinstance(value, float)
+            else f"{name} {value}"
             for name, value in figure.items()
         ),
         flush=True,

@@ -266,7 +266,7 @@ values (%(type)s, %(command)s, %(schema)s, %(source)s, %(hash)s, %(game_version)
 returning id;
 
 -- name: end_run
--- The end of a line of the import log.
+-- The end of a line of the import log; returns what the audit trail says of it.
 update etl.run
 set state = %(state)s,
     records_seen = %(records)s,
@@ -278,7 +278,8 @@ set state = %(state)s,
     import_data = %(data)s,
     message = %(message)s,
     completed_at = clock_timestamp()
-where id = %(run)s;
+where id = %(run)s
+returning command, live_schema, build;
 
 -- name: close_lost_runs
 -- Runs that ended without a word (killed): only the holder of the coordinator's lock may say so.
@@ -295,12 +296,13 @@ update etl.build set finished_at = clock_timestamp() where build = %(build)s;
 
 -- name: flip
 -- The publication: one row, with a word to whoever listens.
-insert into etl.live as l (live_schema, build, generation)
-values (%(schema)s, %(build)s, 1)
+insert into etl.live as l (live_schema, build, generation, base)
+values (%(schema)s, %(build)s, 1, 1)
 on conflict (live_schema) do update
 set build = excluded.build,
     previous = l.build,
     generation = l.generation + 1,
+    base = l.generation + 1,
     flipped_at = clock_timestamp()
 returning generation;
 
@@ -335,6 +337,7 @@ join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s
   and c.relkind in ('r', 'p', 'v', 'm')
 order by c.relkind = 'm' desc,
+         c.relkind = 'v' desc,
          c.relispartition desc,
          (c.relispartition and c.relkind = 'r') desc,
          exists (select from pg_constraint k where k.confrelid = c.oid and k.contype = 'f'),
@@ -473,6 +476,62 @@ drop materialized view if exists {relation};
 -- name: drop_table
 drop table if exists {relation};
 
+-- name: drop_view_below
+-- A view of what a build has from the one below it.
+drop view if exists {relation};
+
+-- name: create_view_below
+-- What a renewal does not make anew is seen in the build below.
+create view {view} as select * from {below};
+
+-- name: home
+-- The schema that holds the rows of a relation: of a view, that of the relation it reads.
+select coalesce(
+    (
+        select n.nspname
+        from pg_rewrite r
+        join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+        join pg_class t on d.refclassid = 'pg_class'::regclass and t.oid = d.refobjid
+        join pg_namespace n on n.oid = t.relnamespace
+        where r.ev_class = v.oid
+          and t.oid <> v.oid
+        limit 1
+    ),
+    %(schema)s
+)
+from pg_class v
+where v.oid = to_regclass(format('%%I.%%I', %(schema)s::text, %(name)s::text))
+  and v.relkind = 'v';
+
+-- name: builds_below
+-- The builds that others have relations of: (which one has them, whose they are).
+select distinct b.build, below.build
+from etl.build b
+join pg_class v on v.relnamespace = to_regnamespace(quote_ident(b.live_schema || '_b' || b.build))
+join pg_rewrite r on r.ev_class = v.oid
+join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+join pg_class t on d.refclassid = 'pg_class'::regclass and t.oid = d.refobjid
+join etl.build below
+    on t.relnamespace = to_regnamespace(quote_ident(below.live_schema || '_b' || below.build))
+where b.live_schema = %(schema)s
+  and v.relkind = 'v'
+  and below.build <> b.build;
+
+-- name: copy_receipts
+-- What a renewal does not make anew is done already.
+insert into etl.receipt (build, table_name, leaf, input_digest, version, rows, bytes, seconds, worker, created_at)
+select %(build)s, table_name, leaf, input_digest, version, rows, bytes, seconds, worker, created_at
+from etl.receipt
+where build = %(base)s
+  and table_name <> all (%(renewed)s);
+
+-- name: copy_rejects
+-- The records that the build below has set aside are in none of the tables.
+insert into etl.reject (build, leaf, source, file, ordinal, byte_offset, uid, stage, code, reason, raw)
+select %(build)s, leaf, source, file, ordinal, byte_offset, uid, stage, code, reason, raw
+from etl.reject
+where build = %(base)s;
+
 -- name: drop_schema
 drop schema if exists {schema};
 
@@ -485,13 +544,13 @@ analyze {schema}.power_directory;
 
 -- name: link_powersets
 -- Every powerset has its archetype.
-alter table {schema}.powersets
-add constraint powersets_archetype_id_fkey foreign key (archetype_id) references {schema}.archetypes (id);
+alter table {powersets}
+add constraint powersets_archetype_id_fkey foreign key (archetype_id) references {archetypes} (id);
 
 -- name: link_powers
 -- Every power has its powerset.
-alter table {schema}.powers
-add constraint powers_powerset_id_fkey foreign key (powerset_id) references {schema}.powersets (id);
+alter table {powers}
+add constraint powers_powerset_id_fkey foreign key (powerset_id) references {powersets} (id);
 
 -- name: count_rows
 select count(*) from {relation};
@@ -504,6 +563,13 @@ where a.attrelid = format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass
   and a.attnum > 0
   and not a.attisdropped
 order by a.attnum;
+
+-- name: relation_names
+-- The relations of a schema that may be read.
+select c.relname
+from pg_class c
+where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+  and c.relkind in ('r', 'p', 'v', 'm');
 
 -- name: relation_exists
 select to_regclass(format('%%I.%%I', %(schema)s::text, %(name)s::text)) is not null;
@@ -542,16 +608,46 @@ select r.id,
 from etl.run r
 where r.live_schema = {live};
 
+-- name: generation_view
+-- Which state is read: a reader takes it in the same statement as the data. origin is that of this database, and of no
+-- other one, nor of this one before a reset.
+create or replace view {schema}.generation as
+select l.generation, l.base, l.build, l.flipped_at as published_at,
+       concat_ws('.', l.origin, (select d.oid from pg_database d where d.datname = current_database()),
+                 (select c.system_identifier from pg_control_system() c)) as origin
+from etl.live l
+where l.live_schema = {live};
+
+-- name: changes_view
+-- The powers that each update touched.
+create or replace view {schema}.changes as
+select c.generation, c.kind, c.power_id, c.internal_name, c.archetype_id, c.powerset_id
+from etl.change c
+where c.live_schema = {live};
+
+-- name: powerset_changes_view
+-- The powersets that each update touched.
+create or replace view {schema}.powerset_changes as
+select c.generation, c.powerset_id
+from etl.powerset_change c
+where c.live_schema = {live};
+
+-- name: power_names_view
+-- The durable id of every name, in lower case, that ever was.
+create or replace view {schema}.power_names as
+select k.id, k.uid
+from etl.power_key k;
+
 -- name: analyze
 analyze {relation};
 
 -- name: builds_of
--- Builds of a live schema that have not been dropped.
+-- Builds of a live schema that have not been dropped, newest first: what stands on others comes before them.
 select build
 from etl.build
 where live_schema = %(schema)s
   and dropped_at is null
-order by build;
+order by build desc;
 
 -- name: forget_live
 -- Nothing is published in a live schema any more, and its generations begin anew.
@@ -735,13 +831,47 @@ with reordered as materialized (
     from {schema}.staged_powersets s
     join {schema}.powersets b using (id)
     where s.power_order <> b.power_order
+),
+moved as (
+    update {schema}.powers p
+    set display_order = coalesce(array_position(s.power_order, k.uid) - 1, 0)
+    from reordered s, etl.power_key k
+    where p.powerset_id = s.id
+      and k.id = p.id
+      and p.display_order <> coalesce(array_position(s.power_order, k.uid) - 1, 0)
+    returning p.id
 )
-update {schema}.powers p
-set display_order = coalesce(array_position(s.power_order, k.uid) - 1, 0)
-from reordered s, etl.power_key k
-where p.powerset_id = s.id
-  and k.id = p.id
-  and p.display_order <> coalesce(array_position(s.power_order, k.uid) - 1, 0);
+insert into touched_around (power_id)
+select id from moved;
+
+-- name: find_equal
+-- Those staged rows of changed powers that the table has already; partition keys are in the condition for the plan's sake.
+create unlogged table {equal} as
+select s.id
+from {staged} s
+join {schema}.staged_touch t on t.id = s.power_id and t.kind = 'changed'
+join {relation} r on r.power_id = t.id and r.id = s.id
+where {same_leaf}
+  and ({staged_columns}) is not distinct from ({present_columns});
+
+-- name: unstage_equal
+-- What is there already need not come.
+delete from {staged} s
+using {equal} e
+where s.id = e.id;
+
+-- name: delete_unequal
+-- The rows that the touched powers have no more; returns how many were in which powerset.
+with deleted as (
+    delete from {relation} r
+    using {schema}.staged_touch t
+    where r.power_id = t.id
+      and not exists (select from {equal} e where e.id = r.id)
+    returning t.archetype_id, t.powerset_id
+)
+select archetype_id, powerset_id, count(*)
+from deleted
+group by 1, 2;
 
 -- name: delete_touched
 -- The rows that the touched powers had; returns how many were in which powerset.
@@ -825,6 +955,50 @@ select %(schema)s, %(generation)s, case when d.id is null then 'gone' else t.kin
 from {schema}.staged_touch t
 left join {schema}.power_directory d on d.id = t.id
 where d.id is not null or t.kind <> 'new';
+
+-- name: stage_touched_sets
+-- The powersets that readers find changed: what the touched powers are in, and were in until now.
+create temporary table touched_set on commit drop as
+select t.powerset_id
+from {schema}.staged_touch t
+union
+select d.powerset_id
+from {schema}.staged_touch t
+join {schema}.power_directory d using (id);
+
+-- name: stage_powers_around
+-- Powers that did not change themselves, but are read with the row of their powerset, or in another place of it.
+create temporary table touched_around (power_id bigint not null) on commit drop;
+
+-- name: touch_sets_around
+-- Powersets whose own row will come, differ or go; before these rows are changed.
+insert into touched_set (powerset_id)
+select id
+from {schema}.staged_powersets n
+full join {schema}.powersets s using (id)
+where (n.name, n.full_name, n.display_name, n.archetype_id, n.powerset_type, n.power_order)
+      is distinct from (s.name, s.full_name, s.display_name, s.archetype_id, s.powerset_type, s.power_order);
+
+-- name: touch_powers_around
+-- The powers of sets that will be called otherwise.
+insert into touched_around (power_id)
+select d.id
+from {schema}.staged_powersets n
+join {schema}.powersets s using (id)
+join {schema}.power_directory d on d.powerset_id = s.id
+where (n.name, n.full_name, n.display_name) is distinct from (s.name, s.full_name, s.display_name);
+
+-- name: record_powerset_changes
+insert into etl.powerset_change (live_schema, generation, powerset_id)
+select distinct %(schema)s, %(generation)s::bigint, powerset_id
+from touched_set;
+
+-- name: record_powers_around
+insert into etl.change (live_schema, generation, kind, power_id, internal_name, archetype_id, powerset_id)
+select distinct %(schema)s, %(generation)s::bigint, 'around', d.id, d.internal_name, d.archetype_id, d.powerset_id
+from touched_around t
+join {schema}.power_directory d on d.id = t.power_id
+on conflict do nothing;
 
 -- name: change_build
 -- The split that the build is now a function of.
@@ -1299,6 +1473,7 @@ from (
     join etl.power_key k on k.id = c.power_id
     where p.build = %(build)s
       and p.kind = 'update'
+      and c.kind <> 'around'
       and (%(archetype)s::integer is null or c.archetype_id = %(archetype)s)
     order by c.power_id, c.generation desc
 ) last
@@ -1372,3 +1547,84 @@ set rows = (select count(*) from {relation}),
 where build = %(build)s
   and table_name = %(table)s
   and leaf = 'all';
+
+-- name: build_of
+-- The build that counts, or the named one: number, split, store.
+select b.build, b.split_id, b.store
+from etl.build b
+where b.live_schema = %(schema)s
+  and b.dropped_at is null
+  and b.build = coalesce(%(build)s, (select l.build from etl.live l where l.live_schema = %(schema)s));
+
+-- name: untouched_rejects
+-- Names of records that a build set aside and that an update does not touch.
+select distinct r.uid
+from etl.reject r
+where r.build = %(build)s
+  and r.uid is not null
+  and not exists (select from {schema}.staged_touch t where t.uid = r.uid);
+
+-- name: forget_named_rejects
+-- Records that were set aside and that the split does not have any more.
+delete from etl.reject where build = %(build)s and uid = any (%(uids)s);
+
+-- name: count_staged_rejects
+-- Records that an update sets aside, and those set aside before that it does not touch.
+select (select count(*) from {schema}.staged_reject)
+     + (
+         select count(*)
+         from etl.reject r
+         where r.build = %(build)s
+           and not r.uid = any (%(gone)s)
+           and not exists (select from {schema}.staged_touch t where t.uid = r.uid)
+     );
+
+-- name: reject_codes_of
+-- What a build set aside, by code.
+select code, count(*) from etl.reject where build = %(build)s group by code;
+
+-- name: record_audit
+-- The audit trail's next line; time and database user are written by the server.
+insert into etl.audit (who, host, command, live_schema, build, outcome, message)
+values (%(who)s, %(host)s, %(command)s, %(schema)s, %(build)s, %(outcome)s, %(message)s);
+
+-- name: latest_audit
+-- The audit trail of a live schema, newest first.
+select id, at, db_user, who, host, command, build, outcome, message
+from etl.audit
+where live_schema = %(schema)s
+order by id desc
+limit %(limit)s;
+
+-- name: preflight_facts
+-- What a load needs to know of the server and of its own rights, in one look.
+select current_setting('server_version_num')::integer as version,
+       current_setting('server_version') as version_name,
+       current_user as role,
+       current_database() as database,
+       pg_is_in_recovery() or current_setting('default_transaction_read_only')::boolean as read_only,
+       has_database_privilege(current_database(), 'create') as may_create,
+       l.build is not null as has_ledger,
+       coalesce(has_schema_privilege(l.home, 'usage') and has_schema_privilege(l.home, 'create')
+                and has_table_privilege(l.build, 'insert') and has_table_privilege(l.build, 'update')
+                and has_table_privilege(l.reject, 'delete'), false) as may_use_ledger,
+       to_regnamespace(quote_ident(%(schema)s)) is null
+           or has_schema_privilege(to_regnamespace(quote_ident(%(schema)s)), 'create') as may_use_live,
+       current_setting('wal_level') as wal_level,
+       current_setting('max_connections')::integer
+           - current_setting('superuser_reserved_connections')::integer as connections,
+       (select count(*) from pg_stat_activity where backend_type = 'client backend') as connected,
+       (select rolconnlimit from pg_roles where rolname = session_user) as role_connections,
+       current_setting('max_locks_per_transaction')::integer as locks,
+       current_setting('max_locks_per_transaction')::bigint
+           * (current_setting('max_connections')::integer + current_setting('max_prepared_transactions')::integer)
+           as lock_table,
+       case when pg_has_role(current_user, 'pg_read_all_settings', 'usage')
+            then current_setting('data_directory', true) end as data_directory,
+       exists (select from pg_available_extensions where name = 'pg_trgm') as has_trigrams,
+       exists (select from pg_settings where name = 'default_toast_compression' and 'lz4' = any (enumvals)) as has_lz4
+from (
+    select to_regnamespace('etl')::oid as home,
+           (select c.oid from pg_class c where c.relnamespace = to_regnamespace('etl') and c.relname = 'build') as build,
+           (select c.oid from pg_class c where c.relnamespace = to_regnamespace('etl') and c.relname = 'reject') as reject
+) l;

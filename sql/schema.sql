@@ -50,8 +50,11 @@ create table etl.live (
     build integer not null references etl.build,
     previous integer references etl.build,
     generation bigint not null,
-    flipped_at timestamptz not null default clock_timestamp()
+    flipped_at timestamptz not null default clock_timestamp(),
+    origin uuid not null default gen_random_uuid(),
+    base bigint not null default 1
 );
+comment on column etl.live.base is 'The generation that was published whole; since then only etl.change and etl.powerset_change changed.';
 comment on table etl.live is 'Which build counts for a live schema; changing this row is the publication.';
 -- Whoever reads a view reads this row with his own rights while builds change; schema etl is closed to him.
 grant select on etl.live to public;
@@ -142,7 +145,7 @@ comment on table etl.publication is 'One row per generation of a live schema: wh
 create table etl.change (
     live_schema text not null,
     generation bigint not null,
-    kind text not null check (kind in ('changed', 'new', 'gone', 'renewed')),
+    kind text not null check (kind in ('changed', 'new', 'gone', 'renewed', 'around')),
     power_id bigint not null,
     internal_name text not null,
     archetype_id integer not null,
@@ -150,4 +153,43 @@ create table etl.change (
     primary key (live_schema, generation, power_id),
     foreign key (live_schema, generation) references etl.publication on delete cascade
 );
-comment on table etl.change is 'The powers that each update touched.';
+create index change_power on etl.change (live_schema, power_id, generation);
+comment on table etl.change is 'The powers that each update touched; around: only the row of their powerset or archetype changed.';
+
+create table etl.powerset_change (
+    live_schema text not null,
+    generation bigint not null,
+    powerset_id integer not null,
+    primary key (live_schema, powerset_id, generation),
+    foreign key (live_schema, generation) references etl.publication on delete cascade
+);
+create index powerset_change_generation on etl.powerset_change (live_schema, generation);
+comment on table etl.powerset_change is 'The powersets that each update touched: a power of theirs, their own row, their archetype.';
+
+create table etl.audit (
+    id bigint generated always as identity primary key,
+    at timestamptz not null default clock_timestamp(),
+    db_user text not null default session_user,
+    client inet default inet_client_addr(),
+    who text not null,
+    host text not null,
+    command text not null,
+    live_schema text not null,
+    build integer,
+    outcome text not null,
+    message text
+);
+comment on table etl.audit is 'Append-only: one row when a command begins to change something, one when it ended.';
+
+create function etl.refuse_to_rewrite() returns trigger
+language plpgsql
+as $$
+begin
+    raise exception 'etl.audit is append-only: % is refused', lower(tg_op) using errcode = 'insufficient_privilege';
+end
+$$;
+comment on function etl.refuse_to_rewrite() is 'Keeps etl.audit append-only.';
+
+create trigger audit_is_append_only
+before update or delete or truncate on etl.audit
+for each statement execute function etl.refuse_to_rewrite();

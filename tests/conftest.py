@@ -1,28 +1,18 @@
 """What every test may ask for: a real PostgreSQL, a database of its own, the real data packs."""
 
-import atexit
 import os
-import shutil
 import signal
-import tempfile
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import hypothesis
-import psycopg
 import pytest
 import zstandard
-from psycopg import conninfo, sql
+from places import database, in_database, migrated_database, private_server, short_folder, short_parent
 
-from etl import migrations, postgres, server
+from etl import postgres, server
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-# Stores of tests are really synced as well: in memory where there is room, see _short_parent.
-_MEMORY = Path("/dev/shm")
 
 # A shared machine stalls now and then; a slow example is no failure.
 hypothesis.settings.register_profile("etl", deadline=None, print_blob=True)
@@ -147,67 +137,6 @@ def pack(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     return unpacked
 
 
-def _short_parent() -> str:
-    has_room = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 << 30
-    return str(_MEMORY) if has_room else "/tmp"
-
-
 def pytest_configure() -> None:
     """Let pytest's own temporary folders lie where the servers' do."""
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", _short_parent())
-
-
-@contextmanager
-def short_folder() -> Iterator[Path]:
-    """Yield a folder with a short path (sockets need that) which the server's user may enter; remove it at the end.
-
-    It lies in memory where there is room: the servers of tests really sync, and a disk makes each new database wait.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="etl-", dir=_short_parent()))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def private_server(binaries: Path, options: Mapping[str, str | int] | None = None) -> Iterator[str]:
-    """Yield the DSN of a server in a folder of its own, stopped (``-m fast``) and removed at the end."""
-    with short_folder() as home:
-        atexit.register(server.stop, home)
-        try:
-            yield server.start_with(binaries, home, options)
-        finally:
-            server.stop(home)
-            atexit.unregister(server.stop)
-
-
-@contextmanager
-def database(server_dsn: str, *, template: str = "template0") -> Iterator[str]:
-    """Yield the name of a new database, dropped at the end, whoever is connected to it then."""
-    name = f"etl_test_{uuid.uuid4().hex[:12]}"
-    create = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
-    with psycopg.connect(server_dsn, autocommit=True) as connection:
-        connection.execute(create)
-    try:
-        yield name
-    finally:
-        with psycopg.connect(server_dsn, autocommit=True) as connection:
-            connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
-
-
-@contextmanager
-def migrated_database(server_dsn: str) -> Iterator[str]:
-    """Yield the name of a new database with the current schema ``etl``."""
-    with database(server_dsn) as name:
-        with psycopg.connect(in_database(server_dsn, name), autocommit=True) as connection:
-            migrations.migrate(connection)
-        yield name
-
-
-def in_database(dsn: str, name: str) -> str:
-    """Return the DSN with another database, in the form that it had: a URL stays a URL."""
-    if "://" in dsn:
-        return urlsplit(dsn)._replace(path=f"/{name}").geturl()
-    return conninfo.make_conninfo(dsn, dbname=name)
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", short_parent())

@@ -73,7 +73,7 @@ def test_help_comes_at_once(arguments: list[str]) -> None:
 
 def test_help_fits_on_a_terminal() -> None:
     """No line is cut, and every command is listed with a whole sentence."""
-    for arguments in ([], ["db"]):
+    for arguments in ([], ["db"], ["rejects"]):
         text = run(*arguments, "--help").stdout
 
         assert max(map(len, text.splitlines())) <= 80

@@ -11,12 +11,14 @@ PACKAGE = ROOT / "etl"
 # A file imports only from floors below it; a package is one room, whose files may import each other. What follows the
 # point is a landing: rooms of one floor of which one stands on the other.
 FLOORS: dict[str, float] = {
-    **dict.fromkeys(("model", "errors", "config", "categories", "resources", "postgres", "halving"), 0),
+    **dict.fromkeys(
+        ("model", "errors", "config", "categories", "resources", "postgres", "halving", "limits", "numbers"), 0
+    ),
     **dict.fromkeys(("db", "storage", "parallel", "progress", "metrics", "server"), 1),
-    **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "ledger", "plan", "dsn", "retry"), 2),
+    **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "audit", "plan", "dsn", "retry"), 2),
     **dict.fromkeys(("store", "tables"), 2.1),
     "ddl": 2.2,
-    "keys": 2.3,
+    **dict.fromkeys(("keys", "ledger", "read"), 2.3),
     **dict.fromkeys(
         (
             "splitter",
@@ -33,10 +35,11 @@ FLOORS: dict[str, float] = {
         ),
         3,
     ),
-    **dict.fromkeys(("builds", "scope", "staging", "apply", "verify"), 3.1),
+    **dict.fromkeys(("builds", "renewal", "scope", "staging", "apply", "verify", "rejects", "preflight"), 3.1),
     "work": 3.2,
     "coordinator": 4,
     "update": 4.1,
+    "replay": 4.2,
     "cli": 5,
     "__main__": 6,
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import database, in_database
+from places import database, in_database
 
 import etl
 from etl import config, coordinator, generate

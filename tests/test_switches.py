@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
-from conftest import database, in_database
+from places import database, in_database
 from test_coordinator import checksums, options
 
 import etl

@@ -13,7 +13,7 @@ from test_coordinator import checksums
 
 import etl
 from etl import config, coordinator, generate, update
-from etl.errors import SchemaError, UsageError
+from etl.errors import Interrupted, SchemaError, UsageError
 from etl.scope import Scope, scope_of
 
 RECORDS = 600
@@ -225,6 +225,17 @@ def test_records_from_a_number_on_are_added_to_what_is_there(base, split, dsn) -
 
     assert len(result.new) == 100
     assert len(ids(dsn)) == RECORDS
+
+
+def test_a_stopped_run_from_a_record_on_prints_the_number_that_goes_on(base, split, dsn) -> None:
+    """Nothing has changed, so it is the same one."""
+    coordinator.load(at(split(base[:500]), dsn))
+    scope = Scope(first_record=500, keep_missing=True)
+    with pytest.raises(Interrupted) as stopped:
+        update.update(at(split(base), dsn), scope, stop=lambda: True)
+
+    assert stopped.value.hint == "etl load --from-record 500"
+    assert len(ids(dsn)) == 500
 
 
 def test_readers_are_not_blocked_and_see_before_or_after(base, split, dsn) -> None:

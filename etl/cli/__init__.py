@@ -21,6 +21,8 @@ _COMMANDS = {
     "load": ("etl.cli.pipeline:load", "Load a split into PostgreSQL and publish it."),
     "rebuild": ("etl.cli.pipeline:rebuild", "Split, load into a fresh build, publish: all in one go."),
     "update": ("etl.cli.change:update", "Change only the powers that differ, in the published build."),
+    "validate": ("etl.cli.records:validate", "Say what a load would reject, without a database."),
+    "rejects": ("etl.cli.records:rejects", "Rejected records: list, show, export, replay."),
     "generate": ("etl.cli.pipeline:generate", "Write synthetic records, for tests and measurements."),
     "power": ("etl.cli.read:power", "Show one power by name or id."),
     "powerset": ("etl.cli.read:powerset", "Show the powers of a powerset."),
@@ -29,6 +31,7 @@ _COMMANDS = {
     "rollback": ("etl.cli.operate:rollback", "Publish the previous build again."),
     "prune": ("etl.cli.operate:prune", "Drop old builds."),
     "log": ("etl.cli.operate:log", "Show the import log."),
+    "cache": ("etl.cli.cache:cache", "What readers cache: stats, clear, warm."),
     "db": ("etl.cli.server:database", "The database: start, stop, url, shell, status, migrate, reset."),
 }
 

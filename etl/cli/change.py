@@ -20,6 +20,7 @@ _SHOWN_NAMES = 20
 @pipeline.SPLIT_OPTIONS
 @common.DSN
 @common.SCHEMA
+@common.WARM
 @pipeline.SHARED_OPTIONS
 def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: bool, **given: Any) -> None:
     """Change only the powers that differ in SOURCE…, in the published build, in one transaction.
@@ -34,6 +35,7 @@ def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: boo
     from etl import splitter
     from etl import update as updating
 
+    warm = pipeline.warming(given)
     done = pipeline.with_progress(given, lambda report: splitter.run(pipeline.split_options(sources, given), report))
     options = pipeline.load_options({**given, "tables": None}, split_id=done.manifest.split_id)
     scope = scopes.Scope(keep_missing=keep_missing)
@@ -49,18 +51,26 @@ def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: boo
                 stop=stop,
             ),
         )
+    if result.generation:
+        warm()
     show(result, given["as_json"])
 
 
 def show(result: "UpdateResult", as_json: bool) -> None:
-    """Print what an update did or would do: names, counts per archetype, the sum."""
+    """Print what an update did or would do, and exit with 3 where it left records rejected."""
     if as_json:
         common.emit(result)
-        return
+    else:
+        _print(result)
+    pipeline.exit_for_rejects(result.rejected)
+
+
+def _print(result: "UpdateResult") -> None:
+    """Print names, counts per archetype, the sum."""
     for kind in ("changed", "new", "gone"):
         names = getattr(result, kind)
         for name in names if result.dry_run else names[:_SHOWN_NAMES]:
-            click.echo(f"{kind:8} {name}")
+            click.echo(f"{kind:8} {common.harmless(name)}")
         if not result.dry_run and len(names) > _SHOWN_NAMES:
             click.echo(f"{kind:8} … and {len(names) - _SHOWN_NAMES:,} more, in etl.change")
     differing = {key: counts for key, counts in result.archetypes.items() if counts.keys() - {"renewed"}}
@@ -84,3 +94,11 @@ def show(result: "UpdateResult", as_json: bool) -> None:
         phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.timings.items())
         click.echo(f"  seconds: {phases}; in all {result.seconds:.1f}")
         click.echo(f"updated build {result.build} (generation {result.generation}): {counts}")
+        if result.records:
+            click.echo(
+                f"{result.records:,} records = {result.loaded:,} loaded + {result.superseded:,} superseded"
+                f" + {result.rejected:,} rejected"
+            )
+        elif result.rejected:
+            click.echo(f"{result.rejected:,} records of this part were rejected")
+        pipeline.print_rejects(result.reject_codes, result.reject_paths)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from etl import config
+from etl import config, limits
 from etl.errors import EtlError, Interrupted, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,6 +46,21 @@ class Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+class Rejects(click.ParamType[limits.Limit]):
+    """A number of rejects such as 100, or a share of the records such as 0.5%."""
+
+    name = "n|p%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> limits.Limit:
+        """Return the limit."""
+        if isinstance(value, limits.Limit):
+            return value
+        try:
+            return limits.parse(value)
+        except EtlError as error:
+            self.fail(str(error), param, ctx)
+
+
 def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Apply several option decorators in the order written."""
 
@@ -66,6 +81,10 @@ JOBS = click.option("--jobs", "-j", type=click.IntRange(min=1), help="Worker pro
 EXECUTOR = click.option("--executor", help="process://N or inline://; wins over --jobs.")
 MEMORY = click.option("--memory-limit", type=Size(), default="1GB", show_default=True, help="For all processes.")
 BATCH = click.option("--batch-size", type=click.IntRange(min=1), default=10_000, show_default=True, help="Records.")
+MAX_REJECTS = click.option(
+    "--max-rejects", type=Rejects(), help="Give up, and publish nothing, beyond so many (100) or such a share (0.5%)."
+)
+WARM = click.option("--warm", is_flag=True, help="Read ahead into Redis (REDIS_URL) once it is published.")
 YES = click.option("--yes", is_flag=True, help="Do it without asking.")
 
 
@@ -91,6 +110,11 @@ def confirm(question: str, yes: bool) -> None:
         raise UsageError("nothing was done")
 
 
+def harmless(text: object) -> str:
+    """Return a text as one line that does nothing to a terminal or a log, whoever wrote it."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return rows as aligned text; numbers stand right."""
     cells = [[_cell(value) for value in row] for row in rows]
@@ -106,7 +130,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:g}"
-    return " ".join(str(value).split())
+    return " ".join(harmless(value).split())
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:

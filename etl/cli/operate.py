@@ -8,7 +8,7 @@ from typing import Any
 import click
 from psycopg.rows import dict_row
 
-from etl import builds, coordinator, db, dsn, migrations
+from etl import audit, builds, coordinator, db, dsn, migrations
 from etl.cli import common
 from etl.store import splits
 
@@ -17,14 +17,18 @@ from etl.store import splits
 @common.DSN
 @common.SCHEMA
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--audit", "trail", is_flag=True, help="The audit trail instead: who did what, from which host.")
 @common.JSON
-def log(dsn: str | None, schema: str, limit: int, as_json: bool) -> None:
+def log(dsn: str | None, schema: str, limit: int, trail: bool, as_json: bool) -> None:
     """Show the import log, newest run first.
 
     \b
     Example: etl log --limit 5
     """
-    rows = _runs(dsn, schema, limit)
+    if trail:
+        _show_trail(_lines("latest_audit", dsn, schema, limit), as_json)
+        return
+    rows = _lines("latest_runs", dsn, schema, limit)
     if as_json:
         common.emit(rows)
         return
@@ -58,10 +62,24 @@ def _log_line(row: dict[str, Any]) -> list[object]:
     return [row["id"], started, row["state"], row["source_file"], row["build"], *counts, seconds, peak]
 
 
-def _runs(where: str | None, schema: str, limit: int) -> list[dict[str, Any]]:
+def _show_trail(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print the audit trail."""
+    if as_json:
+        common.emit(rows)
+        return
+    header = ["at", "database user", "who", "build", "outcome", "command"]
+    lines = [
+        [f"{row['at']:%Y-%m-%d %H:%M:%S}", row["db_user"], f"{row['who']}@{row['host']}", row["build"], row["outcome"],
+         row["command"]]
+        for row in rows
+    ]  # fmt: skip
+    click.echo(common.table(header, lines))
+
+
+def _lines(query: str, where: str | None, schema: str, limit: int) -> list[dict[str, Any]]:
     with _connection(where, "etl log") as connection:
         cursor = connection.cursor(row_factory=dict_row)
-        return cursor.execute(db.query("latest_runs"), {"schema": schema, "limit": limit}).fetchall()
+        return cursor.execute(db.query(query), {"schema": schema, "limit": limit}).fetchall()
 
 
 @click.command()
@@ -147,8 +165,8 @@ def prune(keep: int, dsn: str | None, schema: str, store: str, yes: bool) -> Non
     """
     with _connection(dsn, "etl prune") as connection:
         coordinator.lock(connection, schema)
-        dropped = _prune_builds(connection, schema, keep, yes)
-        freed = _prune_splits(connection, store, keep, yes)
+        with audit.watched(connection, command=None, live_schema=schema, build=None):
+            dropped, freed = _prune_builds(connection, schema, keep, yes), _prune_splits(connection, store, keep, yes)
     if not dropped and not freed:
         click.echo("nothing to prune")
 

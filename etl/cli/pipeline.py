@@ -1,5 +1,6 @@
 """The commands that move data: split, load, rebuild, generate."""
 
+import os
 import shlex
 import sys
 from collections import Counter
@@ -36,6 +37,7 @@ SPLIT_OPTIONS = common.options(
         show_default=True,
         help="What to do with NUL characters in descriptive text.",
     ),
+    common.MAX_REJECTS,
 )
 LOAD_OPTIONS = common.options(
     common.DSN,
@@ -105,6 +107,7 @@ def split_options(sources: tuple[str, ...], given: dict[str, Any]) -> config.Spl
         archetypes=given["archetypes"],
         powersets=given["powersets"],
         nul=given["nul"],
+        max_rejects=given["max_rejects"],
     )
 
 
@@ -122,6 +125,7 @@ def load_options(given: dict[str, Any], *, split_id: str | None = None, fresh: b
         batch_rows=given["batch_size"],
         fresh=fresh,
         command=config.redact_command(_command()),
+        max_rejects=given["max_rejects"],
         **_switches(given),
     )
 
@@ -155,8 +159,8 @@ def split(sources: tuple[str, ...], **given: Any) -> None:
         _print_split(result)
         elsewhere = "" if given["store"] == "partitions" else f" --store {shlex.quote(given['store'])}"
         click.echo(f"next: etl load{elsewhere}")
-        _print_rejects(result.manifest.reject_codes, _reject_paths(result.manifest, given["store"]))
-    _exit_for_rejects(result.manifest.rejects)
+        print_rejects(result.manifest.reject_codes, _reject_paths(result.manifest, given["store"]), are_published=False)
+    exit_for_rejects(result.manifest.rejects)
 
 
 @click.command()
@@ -165,6 +169,8 @@ def split(sources: tuple[str, ...], **given: Any) -> None:
 @click.option("--split", "split_id", help="The split to load [default: the store's latest].")
 @click.option("--only", multiple=True, help="Renew a part: archetype=KEY or powerset=CATEGORY.SET; may be repeated.")
 @click.option("--from-record", type=click.IntRange(min=0), help="Bring in the records from this number on.")
+@common.MAX_REJECTS
+@common.WARM
 @SHARED_OPTIONS
 def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, **given: Any) -> None:
     """Load a split into PostgreSQL: all cores, a leaf per task; then publish it in one instant.
@@ -179,13 +185,16 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
     from etl.cli import change
 
     options = load_options(given, split_id=split_id)
+    warm = warming(given)
     with common.watch_signals() as stop:
         part = scope.scope_of(options, only, from_record)
         if part is not None:
             renewed = with_progress(given, lambda report: update.update(options, part, report, stop=stop))
+            warm()
             change.show(renewed, given["as_json"])
             return
         result = with_progress(given, lambda report: coordinator.load(options, report, stop=stop))
+    warm()
     _show_load(result, given)
 
 
@@ -194,6 +203,7 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
 @SPLIT_OPTIONS
 @LOAD_OPTIONS
 @SWITCHES
+@common.WARM
 @SHARED_OPTIONS
 def rebuild(sources: tuple[str, ...], **given: Any) -> None:
     """Split SOURCE…, load it into a fresh build beside the one that is read, and publish it.
@@ -203,12 +213,14 @@ def rebuild(sources: tuple[str, ...], **given: Any) -> None:
     """
     from etl import coordinator, splitter
 
+    warm = warming(given)
     done = with_progress(given, lambda report: splitter.run(split_options(sources, given), report))
     if not given["as_json"]:
         _print_split(done)
     options = load_options(given, split_id=done.manifest.split_id, fresh=True)
     with common.watch_signals() as stop:
         result = with_progress(given, lambda report: coordinator.load(options, report, stop=stop))
+    warm()
     _show_load(result, given)
 
 
@@ -244,6 +256,20 @@ def generate(shape: str, records: int, seed: int, out: str, dirty: float, as_jso
             f"of them an import must load {result.loaded:,}, supersede {result.superseded:,}"
             f" and reject {result.rejects:,}; the dirty ones are listed in {result.dirty_path}"
         )
+
+
+def warming(given: dict[str, Any]) -> Callable[[], None]:
+    """Return what is to be done after a publication: reading ahead into Redis if that is asked for, else nothing.
+
+    Raises:
+        UsageError: it is asked for, and no Redis is named.
+    """
+    if not given["warm"]:
+        return lambda: None
+    from etl.cli import cache
+
+    redis_url = cache.named(os.environ.get("REDIS_URL"))
+    return lambda: cache.warm_after(redis_url, given["dsn"], given["schema"], given["quiet"])
 
 
 def with_progress(given: dict[str, Any], function: Callable[[Reporter], T]) -> T:
@@ -301,7 +327,7 @@ def _print_split(result: "SplitResult") -> None:
 
 def _print_first(word: str, lines: list[str], most: int) -> None:
     for line in lines[:most]:
-        click.echo(f"{word}: {line}")
+        click.echo(f"{word}: {common.harmless(line)}")
     if len(lines) > most:
         click.echo(f"{word}: … and {len(lines) - most:,} more, in the manifest")
 
@@ -324,11 +350,13 @@ def _reject_paths(manifest: "Manifest", store: str) -> tuple[str, ...]:
     return (rejects.place(store, manifest),) if manifest.rejects else ()
 
 
-def _print_rejects(codes: Mapping[str, int], paths: tuple[str, ...]) -> None:
-    """Print what was rejected, why, and where it lies: the last line of a run that rejected anything."""
+def print_rejects(codes: Mapping[str, int], paths: tuple[str, ...], *, are_published: bool = True) -> None:
+    """Print what was rejected, why, and where to look: the last line of a run that rejected anything."""
     if not codes:
         return
     reasons = ", ".join(f"{count:,} {code}" for code, count in sorted(codes.items(), key=lambda item: -item[1]))
+    if are_published:
+        click.echo("next: etl rejects list")
     click.echo(f"rejected: {reasons}; see {' and '.join(paths)}")
 
 
@@ -343,7 +371,7 @@ def _show_load(result: "LoadResult", given: dict[str, Any]) -> None:
     else:
         _print_load(result, given["schema"])
     if not result.nothing_to_do:
-        _exit_for_rejects(result.rejected)
+        exit_for_rejects(result.rejected)
 
 
 def _print_load(result: "LoadResult", schema: str) -> None:
@@ -359,6 +387,8 @@ def _print_load(result: "LoadResult", schema: str) -> None:
         click.echo(
             f"  {result.leaves_kept} leaves were there from an earlier run, {result.leaves_loaded} were loaded now"
         )
+    if result.renewed:
+        click.echo(f"  made anew: {', '.join(result.renewed)}; the rest is that of the build before")
     if not result.settled:
         click.echo("  readers from before linger; the views settle at the next run")
     click.echo(
@@ -366,9 +396,10 @@ def _print_load(result: "LoadResult", schema: str) -> None:
         f" {result.records:,} records = {result.loaded:,} loaded + {result.superseded:,} superseded"
         f" + {result.rejected:,} rejected"
     )
-    _print_rejects(result.reject_codes, result.reject_paths)
+    print_rejects(result.reject_codes, result.reject_paths)
 
 
-def _exit_for_rejects(rejected: int) -> None:
+def exit_for_rejects(rejected: int) -> None:
+    """End with 3 where records were set aside."""
     if rejected:
         sys.exit(3)

@@ -41,7 +41,7 @@ def power(name_or_id: str, dsn: str | None, schema: str, as_json: bool) -> None:
         return
     for name in _SHOWN:
         if row.get(name) not in (None, ""):
-            click.echo(f"{name.replace('_', ' '):16} {row[name]}")
+            click.echo(f"{name.replace('_', ' '):16} {common.harmless(row[name])}")
     click.echo(f"{'effects':16} {row['effect_groups'] and _groups(row['effect_groups'])}")
 
 
@@ -101,7 +101,7 @@ def _power_id(connection: db.Connection, schema: str, name_or_id: str) -> int:
     """Return the id of a power, or say which powers were meant."""
     if name_or_id.isdigit():
         return int(name_or_id)
-    row = connection.execute(_query("power_id_by_name", schema), {"name": name_or_id}).fetchone()
+    row = connection.execute(_query("power_id_by_name", schema), {"name": name_or_id.lower()}).fetchone()
     if row is not None:
         return int(row[0])
     found = [str(name) for (name,) in connection.execute(_query("powers_called", schema), {"name": name_or_id})]

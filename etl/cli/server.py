@@ -1,10 +1,11 @@
 """The commands of ``etl db``: the embedded server, and what every database needs."""
 
 import os
+import sys
 
 import click
 
-from etl import coordinator, db, ddl, dsn, migrations, postgres, publish, resources, server
+from etl import config, coordinator, db, ddl, dsn, migrations, postgres, preflight, publish, resources, server
 from etl.cli import common
 from etl.errors import DatabaseError, UsageError
 
@@ -121,6 +122,34 @@ def status(dsn: str | None, schema: str, as_json: bool) -> None:
         click.echo("next: etl db migrate" if done else "next: etl load")
     elif live is None:
         click.echo(f"nothing is published in schema {schema}; next: etl load")
+
+
+@database.command()
+@common.DSN
+@common.SCHEMA
+@common.JOBS
+@common.JSON
+def check(dsn: str | None, schema: str, jobs: int | None, as_json: bool) -> None:
+    """Say what would be in the way of a load.
+
+    Rights, connections, locks, settings, each with its remedy. Every load looks at them first. Exit code 4 if a load
+    cannot work.
+
+    \b
+    Example: etl db check
+    """
+    options = config.LoadOptions(dsn=dsn, schema=schema, executor=config.executor_url(None, jobs))
+    with db.connect(_where(dsn), name="etl db check") as connection:
+        found = preflight.check(connection, options)
+    if as_json:
+        common.emit({"problems": found})
+    for problem in [] if as_json else found:
+        click.echo(f"{'advice' if problem.is_advice else 'problem'}: {problem}")
+    bad = sum(not problem.is_advice for problem in found)
+    if not as_json and not bad:
+        click.echo("nothing is in the way of a load")
+    if bad:
+        sys.exit(DatabaseError.exit_code)
 
 
 @database.command()

@@ -46,6 +46,17 @@ class Lot:
         self.offsets.append(offset)
 
 
+def fault_of(text: bytes) -> tuple[str, str] | None:
+    """Return (code, reason) of a text that is no JSON object."""
+    try:
+        _RAW.decode(text)
+    except RecursionError:
+        return "too_deep", f"nested deeper than {nesting.MAX_DEPTH} levels"
+    except msgspec.DecodeError as error:
+        return "bad_json", f"{error} of the record"
+    return None if text[0] == _BRACE else ("wrong_type", "the record is no object")
+
+
 class Cutter:
     """Cuts one stream, or one range of it, into records.
 
@@ -232,16 +243,7 @@ class Cutter:
     def _judge(self, lot: Lot, start: int, end: int) -> None:
         """Add one record to a lot, with its fault if it has one."""
         text = self._buffer[start:end]
-        fault = None
-        try:
-            _RAW.decode(text)
-        except RecursionError:
-            fault = "too_deep", "nested deeper than 512 levels"
-        except msgspec.DecodeError as error:
-            fault = "bad_json", f"{error} of the record"
-        if fault is None and text[0] != _BRACE:
-            fault = "wrong_type", "the record is no object"
-        lot.append(text, self._base + start, fault)
+        lot.append(text, self._base + start, fault_of(text))
 
     def _cut_lines(self) -> Lot:
         """Return the records of all whole lines of the buffer."""

@@ -20,7 +20,8 @@ class RangeTask:
 
     The first record of a byte range is the first one that begins at or after ``start``: exactly there if ``exact``,
     else it is guessed. ``files`` are paths below ``path`` or members of the archive ``path``. ``budget_bytes`` bounds
-    what is held in memory before it is written.
+    what is held in memory before it is written. With more than ``most_rejects`` rejects the range gives up.
+    ``all_keys`` lets a validation look for keys that come twice at any depth.
     """
 
     store: str
@@ -41,6 +42,8 @@ class RangeTask:
     batch_rows: int = 10_000
     strip_nul: bool = True
     records_path: str | None = None
+    most_rejects: int | None = None
+    all_keys: bool = False
 
 
 @dataclass(slots=True)

@@ -8,15 +8,15 @@ import hashlib
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from etl import categories
+from etl import categories, numbers
 from etl.model import Reject
-from etl.sources import Format, cleaning, nesting
+from etl.sources import Format, cleaning, exactness, nesting
 from etl.sources.cutting import Lot
 
 MAX_NAME_BYTES = 1_000
@@ -62,15 +62,25 @@ class Rows:
         self.sizes += more.sizes
         self.records += more.records
 
+    def only(self, wanted: Iterable[int]) -> "Rows":
+        """Return some of the rows, by their numbers."""
+        names = self.__dataclass_fields__
+        wanted = list(wanted)
+        return Rows(**{name: [getattr(self, name)[row] for row in wanted] for name in names})
+
 
 @dataclass(slots=True)
 class Checker:
-    """Turns lots of one source into rows; rejects and counts gather here. ``file`` is where the lots are from."""
+    """Turns lots of one source into rows; rejects and counts gather here. ``file`` is where the lots are from.
+
+    ``count_keys`` counts the members that are lost because their key comes again in one object, if there is one.
+    """
 
     format: Format
     source: str
     strip_nul: bool = True
     file: str | None = None
+    count_keys: Callable[[bytes], int] | None = None
     rejects: list[Reject] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     _decoder: msgspec.json.Decoder[Any] = field(init=False)
@@ -82,7 +92,7 @@ class Checker:
         """Build the decoders once."""
         self._decoder = msgspec.json.Decoder(self.format.record)
         self._key = operator.attrgetter(*self.format.identity)
-        self._lots = msgspec.json.Decoder(list[self.format.record])  # type: ignore[name-defined]
+        self._lots = msgspec.json.Decoder(list[exactness.guarded(self.format.record)])  # type: ignore[misc]
 
     def check(self, lot: Lot, ordinal: int, extra: Mapping[str, Any] | None = None) -> Rows:
         """Return the rows of these records, in order; the others are in ``rejects`` then.
@@ -98,6 +108,8 @@ class Checker:
             whole, texts = None, list(texts)
             lost = {number for number in sorted(suspects) if not self._clean(lot, number, ordinal, texts)}
             numbers = [number for number in numbers if number not in lost]
+        if self.count_keys is not None:
+            self.counts["duplicate_keys"] += sum(self.count_keys(texts[number]) for number in numbers)
         records = self._decode(lot, ordinal, numbers, texts, whole)
         if extra:
             for record in filter(None, records):
@@ -127,6 +139,8 @@ class Checker:
         fault = lot.faults.get(number)
         if fault is None or (fault[0] == "bad_json" and cleaning.lone_surrogate(text) is not None):
             fault = _fault(text) or fault
+        if fault is None and numbers.may_be_huge(text):
+            fault = exactness.huge_number(text, self.format.record)
         if fault is None and cleaning.nul(text) is not None:
             if cleaning.has_nul_in_names(text, self.format.source_names):
                 fault = "nul_in_name", "a name or key holds the character NUL"
@@ -151,10 +165,13 @@ class Checker:
 
     def _decode_one(self, lot: Lot, number: int, ordinal: int, text: bytes) -> Any:
         try:
-            return self._decoder.decode(text)
+            record = exactness.decode(self._decoder, self.format.record, text)
+            fault = exactness.rounded(text, record)
         except (msgspec.DecodeError, RecursionError) as error:
-            self.reject(lot, number, ordinal, explain(error), self._uid(text))
-        return None
+            record, fault = None, explain(error)
+        if fault:
+            self.reject(lot, number, ordinal, fault, self._uid(text))
+        return None if fault else record
 
     def _rows(
         self, lot: Lot, ordinal: int, numbers: list[int], texts: list[bytes], digests: list[bytes], records: list[Any]

@@ -10,14 +10,15 @@ import itertools
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
-from etl import parallel, storage
+from etl import limits, parallel, storage
 from etl.config import SplitOptions
-from etl.errors import InputError, UsageError
+from etl.errors import InputError, StoreError, UsageError
 from etl.model import Event, Manifest, Progress, SourceInfo
 from etl.sources import FORMATS, inputs, ranges, streams
 from etl.splitter import tasks
@@ -34,6 +35,8 @@ _COORDINATOR_BYTES = 60 * _MIB
 _HEIGHT = 4
 _MOST_BUDGET = 32 * _MIB
 _LEAST_BUDGET = 2 * _MIB
+# Bytes of parts per byte of source: 0.09 for nested records, 0.32 for flat ones. What surely fails is refused.
+_LEAST_STORE = 0.05
 _TICK_S = 0.4
 
 
@@ -59,13 +62,15 @@ def run(options: SplitOptions, progress: Progress | None = None) -> SplitResult:
         UsageError: the options do not go together.
     """
     begun = time.perf_counter()
-    job = _plan(options)
+    job = plan(options)
     split_id = _identity(job)
     if split_id and manifest.is_whole(options.store, split_id):
         found = manifest.read(options.store, split_id)
+        limits.check_all(options.max_rejects, found.rejects, found.records)
         storage.write_bytes(storage.join(options.store, places.LATEST), split_id.encode() + b"\n")
         _log.info("split %s is in the store already", split_id, extra={"action": "split_reused"})
         return SplitResult(manifest=found, reused=True, seconds=time.perf_counter() - begun)
+    _check_room(job)
     job.split_id = split_id or f"stream-{uuid.uuid4().hex[:12]}"
     for folder in ("parts", "ranges"):
         storage.make_folder(storage.join(options.store, job.split_id, folder))
@@ -74,7 +79,7 @@ def run(options: SplitOptions, progress: Progress | None = None) -> SplitResult:
         executor = options.executor if split_id else "inline://"
         with parallel.Pool(executor) as pool:
             job.pool = pool
-            _split_ranges(job, progress)
+            split_ranges(job, progress, tasks.split_range)
             found = _finish(job)
     except InputError:
         # Mended, the source will have another id: nobody would come back for what is here.
@@ -90,14 +95,24 @@ def run(options: SplitOptions, progress: Progress | None = None) -> SplitResult:
     return SplitResult(manifest=found, reused=False, seconds=seconds)
 
 
+def _check_room(job: "Job") -> None:
+    """Raise StoreError where the store's disk surely has too little room for the parts; before any of them is written."""
+    needed, free = int(sum(info.bytes for info in job.infos) * _LEAST_STORE), storage.free_bytes(job.options.store)
+    if free is not None and free < needed:
+        raise StoreError(
+            f"the store {job.options.store} will need {needed >> 20:,} MB or more, {free >> 20:,} MB are free there",
+            "free space, drop old splits (etl prune), or name another folder: --store",
+        )
+
+
 def source_changed(found: Manifest) -> list[str]:
     """Return a sentence for each source that is not what it was when it was split."""
     return [sentence for sentence in map(inputs.changed, found.sources) if sentence]
 
 
 @dataclass(slots=True)
-class _Job:
-    """The work of one run."""
+class Job:
+    """The work of one run: what is split, and who splits it."""
 
     options: SplitOptions
     sources: list[inputs.Source]
@@ -109,11 +124,17 @@ class _Job:
 
     @property
     def infos(self) -> tuple[SourceInfo, ...]:
+        """What is known of the sources."""
         return tuple(source.info for source in self.sources)
 
 
-def _plan(options: SplitOptions) -> _Job:
-    """Look at the sources: what they are and of which format."""
+def plan(options: SplitOptions) -> Job:
+    """Look at the sources: what they are and of which format.
+
+    Raises:
+        InputError: a source is missing, broken or of unknown format.
+        UsageError: the options do not go together.
+    """
     if not options.sources:
         raise UsageError("no source was named", "etl split SOURCE…")
     if options.format != "auto" and options.format not in FORMATS:
@@ -130,7 +151,7 @@ def _plan(options: SplitOptions) -> _Job:
     if len(formats) > 1:
         seen = ", ".join(f"{path} is {name}" for name, path in formats.items())
         raise InputError(f"the sources are of different formats: {seen}", "split them one after another")
-    return _Job(
+    return Job(
         options=options,
         sources=sources,
         format=next(iter(formats), None),
@@ -157,14 +178,14 @@ def _beside(sources: list[inputs.Source], kind: str) -> str | None:
     return None
 
 
-def _identity(job: _Job) -> str | None:
+def _identity(job: Job) -> str | None:
     """Return the split id: the same sources with the same options give the same; None for a stream."""
     if any(source.info.path == streams.STDIN for source in job.sources):
         return None
     return _hash(job, [(info.kind, info.bytes, info.sha256) for info in job.infos], job.format)
 
 
-def _hash(job: _Job, sources: list[tuple[str, int, str]], form: str | None) -> str:
+def _hash(job: Job, sources: list[tuple[str, int, str]], form: str | None) -> str:
     options = job.options
     beside = [inputs.file_info(path).sha256 if path else None for path in (job.archetypes, job.powersets)]
     what = [
@@ -179,7 +200,7 @@ def _hash(job: _Job, sources: list[tuple[str, int, str]], form: str | None) -> s
     return hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:16]
 
 
-def _tasks(job: _Job) -> list[tuple[ranges.RangeTask, int]]:
+def _tasks(job: Job) -> list[tuple[ranges.RangeTask, int]]:
     """Return all ranges in file order, each with its size in bytes."""
     options = job.options
     found: list[tuple[ranges.RangeTask, int]] = []
@@ -204,6 +225,7 @@ def _tasks(job: _Job) -> list[tuple[ranges.RangeTask, int]]:
                 batch_rows=options.batch_rows,
                 strip_nul=options.nul != "reject",
                 records_path=_records_path(options),
+                most_rejects=options.max_rejects.records if options.max_rejects else None,
             )
             found.append((task, geometry.bytes))
     return found
@@ -216,8 +238,12 @@ def _budget(options: SplitOptions) -> int:
     return max(_LEAST_BUDGET, min(_MOST_BUDGET, free // _HEIGHT))
 
 
-def _split_ranges(job: _Job, progress: Progress | None) -> None:
-    """Run all ranges, then those again whose start turned out to be wrong."""
+def split_ranges(job: Job, progress: Progress | None, function: Callable[[ranges.RangeTask], RangeDone]) -> None:
+    """Run all ranges, then those again whose start turned out to be wrong.
+
+    Raises:
+        InputError: a source is broken, or too much of it was set aside.
+    """
     planned = _tasks(job)
     ticker = _Ticker(job, [size for _, size in planned], progress)
     chain = [task for task, _ in planned]
@@ -231,13 +257,33 @@ def _split_ranges(job: _Job, progress: Progress | None) -> None:
             waiting.remove(task)
     while waiting:
         assert job.pool is not None
-        for task, outcome in job.pool.run(tasks.split_range, waiting, stop=ticker.tick):
+        for task, outcome in job.pool.run(function, waiting, stop=ticker.tick):
             finished[task.number] = outcome
             ticker.finished(task.number)
             if isinstance(outcome, Exception) and task.exact:
                 raise outcome
+            _check_rejects(job, planned, finished)
         waiting = _wrong_start(chain, finished)
     ticker.tick()
+
+
+def _check_rejects(
+    job: Job, planned: list[tuple[ranges.RangeTask, int]], finished: dict[int, RangeDone | Exception]
+) -> None:
+    """Raise TooManyRejects where the ranges that are proven by those before them show that it will be too many."""
+    known: list[tuple[RangeDone, int]] = []
+    before: tuple[int, RangeDone] | None = None
+    for task, size in planned:
+        outcome = finished.get(task.number)
+        if not isinstance(outcome, RangeDone):
+            break
+        if task.kind == ranges.BYTES and before and before[0] == task.source and before[1].end != outcome.start:
+            break
+        known.append((outcome, size))
+        before = task.source, outcome
+    rejected, records = (sum(getattr(done, name) for done, _ in known) for name in ("rejects", "records"))
+    sizes = sum(size for _, size in known), sum(size for _, size in planned)
+    limits.check_so_far(job.options.max_rejects, rejected, records, *sizes)
 
 
 def _wrong_start(planned: list[ranges.RangeTask], finished: dict[int, RangeDone | Exception]) -> list[ranges.RangeTask]:
@@ -260,13 +306,21 @@ def _wrong_start(planned: list[ranges.RangeTask], finished: dict[int, RangeDone 
     return []
 
 
-def _finish(job: _Job) -> Manifest:
+def _finish(job: Job) -> Manifest:
     """Write the manifest and return it."""
     assert job.pool is not None
     if job.split_id.startswith("stream-"):
         _settle_stream(job)
+    for _, outcome in job.pool.run(tasks.merge, [finish_task(job)]):
+        if isinstance(outcome, Exception):
+            raise outcome
+    return manifest.read(job.options.store, job.split_id)
+
+
+def finish_task(job: Job) -> MergeTask:
+    """Return what is to be done once all ranges are."""
     trees = [source for source in job.sources if source.is_tree]
-    task = MergeTask(
+    return MergeTask(
         store=job.options.store,
         split_id=job.split_id,
         ranges=len(_tasks(job)),
@@ -278,14 +332,11 @@ def _finish(job: _Job) -> Manifest:
         powersets=job.powersets,
         indexes=tuple((source.root, tuple(source.indexes)) for source in trees),
         trees=tuple(source.root for source in trees),
+        max_rejects=job.options.max_rejects,
     )
-    for _, outcome in job.pool.run(tasks.merge, [task]):
-        if isinstance(outcome, Exception):
-            raise outcome
-    return manifest.read(job.options.store, job.split_id)
 
 
-def _settle_stream(job: _Job) -> None:
+def _settle_stream(job: Job) -> None:
     """Give a stream's split the id that its content asks for, now that it is known."""
     store, result = job.options.store, results.read(job.options.store, job.split_id, 0)
     assert result is not None
@@ -301,7 +352,7 @@ def _settle_stream(job: _Job) -> None:
 class _Ticker:
     """Reports how many bytes are done, from what the workers leave beside their ranges."""
 
-    def __init__(self, job: _Job, sizes: list[int], progress: Progress | None) -> None:
+    def __init__(self, job: Job, sizes: list[int], progress: Progress | None) -> None:
         self._job, self._sizes, self._progress = job, sizes, progress
         self._finished: set[int] = set()
         self._next = 0.0

@@ -79,6 +79,19 @@ def build(
     return {"archetypes": list(archetypes.values()), "powersets": list(powersets.values())}
 
 
+def extend(
+    known: dict[str, list[dict[str, Any]]], partitions: Iterable[Partition], form: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the entities of a split with those that its partitions need besides."""
+    powersets = {entity["uid"]: entity for entity in known["powersets"]}
+    archetypes = {entity["uid"]: entity for entity in known["archetypes"]}
+    for partition in partitions:
+        if partition.powerset not in powersets:
+            powersets[partition.powerset] = _from_partition(partition, flat=form == "i12")
+        archetypes.setdefault(partition.archetype, _from_key(partition.archetype))
+    return {"archetypes": list(archetypes.values()), "powersets": list(powersets.values())}
+
+
 def _archetypes(task: MergeTask) -> Iterable[dict[str, Any]]:
     found = []
     if task.archetypes:

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import msgspec
 
-from etl import storage
+from etl import limits, storage
 from etl.errors import MismatchError
 from etl.model import BatchRef, Manifest, Part, Partition, Reject, Superseded
 from etl.splitter import duplicates, entities
 from etl.splitter.tasks import MergeTask
 from etl.store import entities as store_entities
+from etl.store import files as store_files
 from etl.store import manifest, places, results
 from etl.store.results import MODULUS, RangeResult, Share
 
@@ -24,8 +25,8 @@ def merge(task: MergeTask) -> str:
     Raises:
         MismatchError: the counts do not add up.
     """
-    ranges = [_result(task, number) for number in range(task.ranges)]
-    first = _first_ordinals(ranges)
+    ranges = [range_result(task, number) for number in range(task.ranges)]
+    first = first_ordinals(ranges)
     totals = _Totals(ranges)
     lost: list[Superseded] = []
     for group in duplicates.find(task.store, task.split_id, ranges, first):
@@ -39,11 +40,14 @@ def merge(task: MergeTask) -> str:
         digest.update(store_entities.write(task.store, task.split_id, kind, found))
     titles = {entity["uid"]: entity["display_name"] for entity in known["powersets"]}
     rejected = _write_rejects(task, ranges, first)
+    lines = [(r.source, start + n, name) for r, start in zip(ranges, first, strict=True) for n, name in r.files]
+    store_files.write(task.store, task.split_id, lines)
     whole = _manifest(task, ranges, first, partitions, lost, digest.hexdigest())
     whole = replace(whole, partitions=tuple(replace(p, display_name=titles[p.powerset]) for p in partitions))
     if whole.rejects != rejected:
         raise MismatchError(f"{whole.rejects} rejects were counted, {rejected} written")
     check(whole)
+    limits.check_all(task.max_rejects, whole.rejects, whole.records)
     manifest.write(task.store, whole)
     storage.delete(storage.join(task.store, task.split_id, "ranges"))
     for folder in (places.split_folder(task.store, task.split_id), places.part(task.store, task.split_id, "")):
@@ -68,14 +72,19 @@ def check(whole: Manifest) -> None:
         )
 
 
-def _result(task: MergeTask, number: int) -> RangeResult:
+def range_result(task: MergeTask, number: int) -> RangeResult:
+    """Return what a range left.
+
+    Raises:
+        MismatchError: it left nothing.
+    """
     result = results.read(task.store, task.split_id, number)
     if result is None:
         raise MismatchError(f"range {number} of split {task.split_id} left no result", "run etl split again")
     return result
 
 
-def _first_ordinals(ranges: Sequence[RangeResult]) -> list[int]:
+def first_ordinals(ranges: Sequence[RangeResult]) -> list[int]:
     """Return the ordinal in its source of each range's first record."""
     first, seen = [], Counter[int]()
     for result in ranges:

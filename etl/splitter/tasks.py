@@ -4,9 +4,11 @@ The coordinator never imports pyarrow: that would cost every command a fifth of 
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from etl.model import SourceInfo
+from etl import limits
+from etl.model import Reject, SourceInfo
 from etl.sources.ranges import RangeTask
 from etl.store.results import RangeResult
 
@@ -44,6 +46,61 @@ class MergeTask:
     powersets: str | None
     indexes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     trees: tuple[str, ...] = ()
+    max_rejects: limits.Limit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TallyTask:
+    """The end of a validation: ``merge`` says where the ranges lie; so many ``examples`` of each code are wanted."""
+
+    merge: MergeTask
+    examples: int
+    rejects_file: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What a validation came to; ``codes`` and ``stages`` count the rejects, ``counts`` what was cleaned."""
+
+    format: str
+    records: int
+    superseded: int
+    codes: Mapping[str, int]
+    stages: Mapping[str, int]
+    examples: tuple[Reject, ...]
+    counts: Mapping[str, int]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairTask:
+    """Mended rejects of a split: ``edited`` is a file of lines as ``etl rejects export`` writes them.
+
+    ``of_load`` are the rejects of the published build that a transform refused. At most ``examples`` of the records
+    that are still refused come back.
+    """
+
+    store: str
+    split_id: str
+    edited: str
+    of_load: tuple[Reject, ...]
+    strip_nul: bool
+    examples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """What became of the records of a file: ``split_id`` is the split that has those that were ``repaired``, if any.
+
+    ``settled`` is the number of lines that speak of no reject (any more); ``refused`` are the first of those that are
+    still refused, ``refused_codes`` counts them all.
+    """
+
+    split_id: str | None
+    repaired: int
+    settled: int
+    refused: tuple[Reject, ...]
+    refused_codes: Mapping[str, int]
 
 
 def done(result: RangeResult) -> RangeDone:
@@ -77,3 +134,29 @@ def merge(task: MergeTask) -> str:
     from etl.splitter import merge as merging
 
     return merging.merge(task)
+
+
+def try_range(task: RangeTask) -> RangeDone:
+    """Validate one range; see etl.splitter.trial."""
+    from etl.splitter import trial
+
+    return trial.try_range(task)
+
+
+def try_every_key(task: RangeTask) -> RangeDone:
+    """Validate one range, and look for keys that come twice at any depth; see etl.splitter.trial."""
+    return try_range(replace(task, all_keys=True))
+
+
+def tally(task: TallyTask) -> Tally:
+    """Sum up a validation; see etl.splitter.tally."""
+    from etl.splitter import tally as tallying
+
+    return tallying.tally(task)
+
+
+def repair(task: RepairTask) -> Repaired:
+    """Mend rejects of a split; see etl.splitter.repair."""
+    from etl.splitter import repair as repairing
+
+    return repairing.repair(task)

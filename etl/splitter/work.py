@@ -3,22 +3,49 @@
 import contextlib
 import gc
 import time
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self
 
 import msgspec
 
-from etl import storage
-from etl.sources import FORMATS, mids, ranges
+from etl import limits, storage
+from etl.sources import FORMATS, Format, mids, ranges
 from etl.sources.cutting import Lot
 from etl.sources.records import Checker, Rows, explain
 from etl.splitter import tasks
 from etl.splitter.tasks import RangeDone
 from etl.store import parts, places, rejects, results
-from etl.store.results import RangeResult
+from etl.store.results import Batch, RangeResult, Share
 
 _REPORT_S = 0.3
+
+
+class Writer(Protocol):
+    """Takes the rows of a range in file order; what it holds back is dealt with when the block ends."""
+
+    shares: dict[tuple[str, str], Share]
+    batches: list[Batch]
+    hashes: "array[int]"
+    sizes: "array[int]"
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    @property
+    def rows(self) -> int:
+        """The number of rows dealt with."""
+        ...
+
+    def add(self, rows: Rows) -> None:
+        """Take rows."""
+        ...
 
 
 def split_range(task: ranges.RangeTask) -> RangeDone:
@@ -29,7 +56,12 @@ def split_range(task: ranges.RangeTask) -> RangeDone:
     """
     begun = time.perf_counter()
     results.forget(task.store, task.split_id, task.number)
-    work = _Work(task)
+    return finish(Work(task), begun)
+
+
+def finish(work: "Work", begun: float) -> RangeDone:
+    """Do the work of a range that began at ``begun``, and commit it by its result."""
+    task = work.task
     gc.disable()  # nothing here makes cycles, and the collector would look at every record again and again
     try:
         work.run()
@@ -47,7 +79,9 @@ def split_range(task: ranges.RangeTask) -> RangeDone:
 
 
 @dataclass(slots=True)
-class _Work:
+class Work:
+    """Reads and checks one range; its rows go to the writer."""
+
     task: ranges.RangeTask
     refused: list[bytes] = field(default_factory=list)
     powersets: list[mids.Powerset] = field(default_factory=list)
@@ -57,9 +91,10 @@ class _Work:
     records: int = 0
     done_bytes: int = 0
     uids: bytes = b""
+    count_keys: Callable[[bytes], int] | None = None
     _reported: float = 0.0
     _reader: ranges.RangeReader | None = None
-    _writer: parts.PartWriter | None = None
+    _writer: Writer | None = None
 
     def run(self) -> None:
         """Read, check and write the whole range."""
@@ -70,10 +105,8 @@ class _Work:
         first = next(lots, None)
         form = reader.format
         assert form is not None
-        checker = Checker(form, task.path, task.strip_nul)
-        self._writer = writer = parts.PartWriter(
-            task.store, task.split_id, task.number, task.source, form, task.budget_bytes, task.batch_rows
-        )
+        checker = Checker(form, task.path, task.strip_nul, count_keys=self.count_keys)
+        self._writer = writer = self.writer(form)
         with writer:
             while first is not None:
                 name, lot = first
@@ -83,6 +116,13 @@ class _Work:
                 self._set_aside(checker)
                 first = next(lots, None)
         self.uids = writer.hashes.tobytes() + writer.sizes.tobytes()
+
+    def writer(self, form: Format) -> Writer:
+        """Return what takes the rows."""
+        task = self.task
+        return parts.PartWriter(
+            task.store, task.split_id, task.number, task.source, form, task.budget_bytes, task.batch_rows
+        )
 
     def _enter(self, checker: Checker, name: str | None) -> None:
         if name is not None and checker.file != name:
@@ -118,6 +158,7 @@ class _Work:
             self.codes.update(reject.code for reject in checker.rejects)
             self.refused.append(rejects.encode(checker.rejects))
             checker.rejects.clear()
+            limits.check(sum(self.codes.values()), self.task.most_rejects)
         self.counts.update(checker.counts)
         checker.counts.clear()
 

@@ -4,9 +4,6 @@ Nested values stay JSON text: ``b"".join`` with offsets builds such a column fiv
 """
 
 import itertools
-import json
-import types
-import typing
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +12,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute
 
+from etl.sources import exactness
 from etl.sources.records import Rows
 
 COMMON = pa.schema(
@@ -66,31 +64,20 @@ def builder(record: type[msgspec.Struct], names: Sequence[str]) -> Callable[[Row
     return build
 
 
-def text(record: type[msgspec.Struct], batch: pa.RecordBatch, row: int) -> str:
-    """Return one record of a batch as JSON text, without the fields that it does not have."""
-    pairs = []
+def record_text(record: type[msgspec.Struct], batch: pa.RecordBatch, row: int) -> bytes:
+    """Return a row of a batch as the JSON text of the record: the fields that the store has, named as in the source."""
+    members = []
     for field in msgspec.structs.fields(record):
         value = batch.column(field.name)[row].as_py()
         if value is not None:
-            nested = _basic(field.type) is msgspec.Raw
-            pairs.append(
-                f"{json.dumps(field.encode_name)}:{value if nested else json.dumps(value, ensure_ascii=False)}"
-            )
-    return "{" + ",".join(pairs) + "}"
+            text = value.encode() if exactness.basic(field.type) is msgspec.Raw else msgspec.json.encode(value)
+            members.append(msgspec.json.encode(field.encode_name) + b":" + text)
+    return b"{" + b",".join(members) + b"}"
 
 
 def _fields(record: type[msgspec.Struct]) -> list[tuple[str, type]]:
     """Return (name, basic type) of each field."""
-    return [(field.name, _basic(field.type)) for field in msgspec.structs.fields(record)]
-
-
-def _basic(kind: Any) -> type:
-    """Return the type in ``X | None`` and in ``Annotated[X, …]``."""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return _basic(next(inner for inner in typing.get_args(kind) if inner is not type(None)))
-    if typing.get_origin(kind) is typing.Annotated:
-        return _basic(typing.get_args(kind)[0])
-    return typing.cast(type, kind)
+    return [(field.name, exactness.basic(field.type)) for field in msgspec.structs.fields(record)]
 
 
 def _json(values: Sequence[Any]) -> pa.Array:

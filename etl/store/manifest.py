@@ -10,11 +10,12 @@ from etl.store import places
 _HINT = "run etl split again"
 
 
-def write(store: str, manifest: Manifest) -> None:
-    """Commit a split: write its manifest, then let LATEST name it."""
+def write(store: str, manifest: Manifest, *, latest: bool = True) -> None:
+    """Commit a split: write its manifest, then let LATEST name it, if it is the ``latest``."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     storage.write_bytes(storage.join(store, manifest.split_id, places.MANIFEST), text)
-    storage.write_bytes(storage.join(store, places.LATEST), manifest.split_id.encode() + b"\n")
+    if latest:
+        storage.write_bytes(storage.join(store, places.LATEST), manifest.split_id.encode() + b"\n")
 
 
 def read(store: str, split_id: str | None = None) -> Manifest:

@@ -176,6 +176,11 @@ def _sum(digests: list[bytes]) -> int:
     return (sum(halves[::2]) << 64) + sum(halves[1::2])
 
 
+def batch_of(format: Format, rows: Rows, source: int) -> pa.RecordBatch:
+    """Return rows as a record batch, in their order."""
+    return columns.builder(format.record, format.names)(rows, list(range(len(rows))), source)
+
+
 def _hash(name: bytes) -> int:
     """Return 64 bits of a name. Two names with the same ones only cost a second look; sha256 costs five times this."""
     return zlib.crc32(name) << 32 | zlib.adler32(name)

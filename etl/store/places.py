@@ -7,6 +7,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 LATEST = "LATEST"
 REJECTS = "rejects.ndjson"
+FILES = "files.ndjson"
 
 
 def split_folder(store: str, split_id: str) -> str:

@@ -7,7 +7,7 @@ import msgspec
 import polars as pl
 import pyarrow as pa
 
-from etl import model
+from etl import model, numbers
 
 RAW_BYTES = 64 * 1024
 """How much of the offending JSON a reject keeps."""
@@ -64,11 +64,21 @@ def _decode_each(name: str, texts: list[bytes | None], field: Field, faults: dic
     values: list[Any] = []
     for row, text in enumerate(texts):
         try:
-            values.append(field.parse(text or field.empty))
+            values.append(_decode_one(field, text or field.empty))
         except (msgspec.DecodeError, RecursionError) as error:
             values.append(None)
             faults.setdefault(row, (name, str(error)))
     return values
+
+
+def _decode_one(field: Field, text: bytes) -> Any:
+    """Decode one value; a whole number in an integer field may be written with a point or an exponent (1.0, 2e3)."""
+    try:
+        return field.parse(text)
+    except msgspec.ValidationError as error:
+        if "Expected `int" not in str(error) or "got `float`" not in str(error):
+            raise
+        return field.parse(numbers.with_whole_numbers(text))
 
 
 def _reject(batch: pa.RecordBatch, row: int, name: str, reason: str) -> model.Reject:

@@ -264,7 +264,8 @@ def _directory(case: _Case) -> Iterator[Finding]:
 
 def _view(case: _Case, name: str) -> Iterator[Finding]:
     """Yield what is not fresh in a materialized view: it must equal its query."""
-    row = case.connection.execute(db.query("view_definition"), {"schema": case.schema, "name": name}).fetchone()
+    home = ddl.home(case.connection, case.schema, name)
+    row = case.connection.execute(db.query("view_definition"), {"schema": home, "name": name}).fetchone()
     if row is None or not row[1]:
         yield Finding(check="view", table=name, message="the materialized view was never filled, or is none")
         return

@@ -12,7 +12,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
-from etl import bulkload, config, db, keys, plan, sources, tables
+from etl import bulkload, config, db, ddl, keys, plan, sources, tables
 from etl.errors import StoreError
 from etl.leaf import coalesce, manifest_of
 from etl.model import LeafContext, Manifest, Partition
@@ -34,9 +34,14 @@ def prove_leaf(task: LeafTask) -> Proven:
         DatabaseError: the server refused or went away.
     """
     with _session(task.snapshot, f"etl verify {task.leaf.name}") as connection:
-        names = [name for name in task.tables if compare.exists(connection, task.schema, _name(task, name))]
+        names = [name for name in task.tables if compare.exists(connection, *_place(connection, task, name))]
         findings = [
-            Finding(check="leaf", table=name, leaf=task.leaf.name, message=f"table {_name(task, name)} is missing")
+            Finding(
+                check="leaf",
+                table=name,
+                leaf=task.leaf.name,
+                message=f"table {_place(connection, task, name)[1]} is missing",
+            )
             for name in task.tables
             if name not in names
         ]
@@ -67,9 +72,10 @@ def _session(snapshot: str, name: str) -> Iterator[db.Connection]:
         connection.rollback()
 
 
-def _name(task: LeafTask, table: str) -> str:
-    """Return the relation that holds the leaf's rows of a table."""
-    return f"{table}_{task.leaf.name}" if tables.spec(table).partitioned else table
+def _place(connection: db.Connection, task: LeafTask, table: str) -> tuple[str, str]:
+    """Return the schema and the name of the relation that holds the leaf's rows of a table."""
+    name = f"{table}_{task.leaf.name}" if tables.spec(table).partitioned else table
+    return ddl.home(connection, task.schema, table), name
 
 
 def _renewed(connection: db.Connection, splits: Splits, build: int, archetype: int | None) -> dict[str, str]:
@@ -176,7 +182,7 @@ def _context(
 
 def _expect(connection: db.Connection, schema: str, name: str) -> None:
     """Make the temporary table ``expected_<name>``."""
-    expected, actual = db.identifier(f"expected_{name}"), db.identifier(schema, name)
+    expected, actual = db.identifier(f"expected_{name}"), db.identifier(ddl.home(connection, schema, name), name)
     connection.execute(db.query("expected_table", expected=expected, actual=actual))
 
 
@@ -229,7 +235,7 @@ def _check_rejects(connection: db.Connection, task: LeafTask, uids: list[str], a
 def _compare(connection: db.Connection, task: LeafTask, names: Sequence[str], again: _Again) -> dict[str, int]:
     """Return the leaf's rows that are there per table; add what differs to the findings."""
     if "powers" in names:
-        connection.execute(db.query("add_actual_ids", relation=db.identifier(task.schema, _name(task, "powers"))))
+        connection.execute(db.query("add_actual_ids", relation=db.identifier(*_place(connection, task, "powers"))))
     connection.execute(db.query("analyze", relation=db.identifier("expected_id")))
     rows = {}
     for name in names:
@@ -244,7 +250,7 @@ def _compare(connection: db.Connection, task: LeafTask, names: Sequence[str], ag
 
 def _pair(connection: db.Connection, task: LeafTask, name: str) -> compare.Pair:
     return compare.Pair(
-        actual=db.identifier(task.schema, _name(task, name)),
+        actual=db.identifier(*_place(connection, task, name)),
         expected=db.identifier(f"expected_{name}"),
         columns=compare.columns_of(connection, task.schema, name),
         owner="id" if name == "powers" else "power_id",

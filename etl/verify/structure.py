@@ -25,9 +25,10 @@ def check(
 ) -> Iterator[Finding]:
     """Yield what is wrong with a build whose relations ``names`` (tables, directory, views) are all there."""
     for name in names:
+        home = ddl.home(connection, schema, name)
         if name in tables.LEAF_TABLES and tables.spec(name).partitioned:
-            yield from _leaves(connection, schema, name, leaves)
-        yield from _indexes(connection, schema, name)
+            yield from _leaves(connection, home, name, leaves)
+        yield from _indexes(connection, home, name)
     yield from _foreign_keys(connection, schema, names)
     values = {"live": live_schema, "schema": schema, "names": list(names)}
     for (name,) in connection.execute(db.query("views_elsewhere"), values).fetchall():
@@ -82,7 +83,8 @@ def _possible(connection: db.Connection, extension: str | None) -> bool:
 
 def _foreign_keys(connection: db.Connection, schema: str, names: Sequence[str]) -> Iterator[Finding]:
     """Yield the foreign keys that are missing, or that were never checked for all rows."""
-    found = connection.execute(db.query("foreign_keys"), {"schema": schema}).fetchall()
+    homes = {ddl.home(connection, schema, table) for table, _ in _FOREIGN_KEYS}
+    found = [row for home in homes for row in connection.execute(db.query("foreign_keys"), {"schema": home})]
     for table, key in _FOREIGN_KEYS:
         if table in names and (table, key) not in [(relation, name) for relation, name, _ in found]:
             yield Finding(check="key", table=table, message=f"foreign key {key} is missing")

@@ -7,8 +7,8 @@ from pathlib import Path
 import psycopg
 import pytest
 import strikes
-from conftest import short_folder
 from ground import Ground, ground
+from places import short_folder
 
 SEED = 20
 KINDS = (

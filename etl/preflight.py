@@ -1,0 +1,151 @@
+"""Preflight: what would stop a load is said before work starts, in one round to the server.
+
+Each problem is one line with what to do about it. What only makes a load slower, or leaves something out, is advice.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from psycopg.rows import namedtuple_row
+
+from etl import config, db, ddl, parallel, storage, tables
+from etl.errors import DatabaseError
+from etl.model import Manifest
+from etl.plan import TARGET_LEAVES
+
+_log = logging.getLogger(__name__)
+
+OLDEST_VERSION = 140_000
+# Bytes of tables and indexes per byte of record text: 0.78 for the December export, 0.97 for generated nested records,
+# 3.1 for flat ones. What surely fails is refused, not what may.
+SIZE_FACTORS = {"cod": 0.75, "mids": 0.75, "i12": 3.0}
+_SPARE_BYTES = 64 << 20
+_ARCHETYPES = 30
+_LOCKS_ELSEWHERE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One line and its remedy; a load cannot work while it lasts, unless it ``is_advice``."""
+
+    message: str
+    remedy: str
+    is_advice: bool = False
+
+    def __str__(self) -> str:
+        """Return both on one line."""
+        return f"{self.message} – {self.remedy}"
+
+
+def check(connection: db.Connection, options: config.LoadOptions, manifest: Manifest | None = None) -> list[Problem]:
+    """Return what is in the way of a load with these options (of this split), worst first; maybe nothing."""
+    cursor = connection.cursor(row_factory=namedtuple_row)
+    row = cursor.execute(db.query("preflight_facts"), {"schema": options.schema}).fetchone()
+    facts = SimpleNamespace(**row._asdict()) if row else SimpleNamespace()
+    found = [*_rights(facts, options.schema), *_capacity(facts, options, manifest), *_space(facts, manifest)]
+    return sorted([*found, *_advice(facts)], key=lambda problem: problem.is_advice)
+
+
+def require(connection: db.Connection, options: config.LoadOptions, manifest: Manifest) -> None:
+    """Log what is advice; refuse to begin what cannot end well.
+
+    Raises:
+        DatabaseError: with every problem on a line of its own.
+    """
+    problems = check(connection, options, manifest)
+    for problem in problems:
+        if problem.is_advice:
+            _log.info("preflight: %s", problem)
+    bad = [problem for problem in problems if not problem.is_advice]
+    if len(bad) == 1:
+        raise DatabaseError(f"{bad[0].message}; nothing was begun", bad[0].remedy)
+    if bad:
+        lines = "".join(f"\n  {problem}" for problem in bad)
+        raise DatabaseError(f"the load cannot work, for {len(bad)} reasons; nothing was begun:{lines}", "etl db check")
+
+
+def _rights(facts: SimpleNamespace, schema: str) -> Iterator[Problem]:
+    role = f'"{facts.role}"'
+    if facts.version < OLDEST_VERSION:
+        yield Problem(message=f"PostgreSQL {facts.version_name} is too old", remedy="use PostgreSQL 14 or newer")
+    if facts.read_only:
+        yield Problem(message="the server is read-only (a replica?)", remedy="name the primary: --dsn")
+    if not facts.may_create:
+        yield Problem(
+            message=f"{facts.role} may not create schemas in database {facts.database}",
+            remedy=f'grant create on database "{facts.database}" to {role}',
+        )
+    if facts.has_ledger and not facts.may_use_ledger:
+        yield Problem(message=f"{facts.role} may not write into schema etl", remedy="grants are in docs/security.md")
+    if not facts.may_use_live:
+        yield Problem(
+            message=f"{facts.role} may not create views in schema {schema}",
+            remedy=f'grant usage, create on schema "{schema}" to {role}',
+        )
+
+
+def _capacity(facts: SimpleNamespace, options: config.LoadOptions, manifest: Manifest | None) -> Iterator[Problem]:
+    workers = parallel.parse(options.executor)[1]
+    free = facts.connections - facts.connected
+    if facts.role_connections >= 0:
+        free = min(free, facts.role_connections - 1)
+    if free < workers:
+        yield Problem(
+            message=f"{workers} workers need as many connections, {max(free, 0)} are free (max_connections)",
+            remedy=f"use --jobs {max(free, 1)}, end idle sessions, or raise max_connections",
+        )
+    needed = locks_needed(manifest)
+    if facts.lock_table < needed:
+        enough = -(-facts.locks * needed // max(facts.lock_table, 1))
+        yield Problem(
+            message=f"attaching the leaves takes about {needed:,} locks, the server has room for {facts.lock_table:,}",
+            remedy=f"set max_locks_per_transaction = {enough} and restart the server",
+        )
+
+
+def locks_needed(manifest: Manifest | None) -> int:
+    """Return how many locks one transaction may take: every leaf of each partitioned table with its indexes and TOAST."""
+    archetypes = len({partition.archetype for partition in manifest.partitions}) if manifest else _ARCHETYPES
+    leaves = archetypes + TARGET_LEAVES
+    partitioned = [name for name in tables.LEAF_TABLES if tables.spec(name).partitioned]
+    each = sum(3 + len(ddl.indexes(ddl.table_file(name))) for name in partitioned)
+    return leaves * each + _LOCKS_ELSEWHERE
+
+
+def _space(facts: SimpleNamespace, manifest: Manifest | None) -> Iterator[Problem]:
+    if manifest is None or not facts.data_directory or not os.access(facts.data_directory, os.X_OK):
+        return
+    needed = (
+        int(SIZE_FACTORS[manifest.format] * sum(partition.bytes for partition in manifest.partitions)) + _SPARE_BYTES
+    )
+    free = storage.free_bytes(facts.data_directory) or 0
+    if free < needed:
+        yield Problem(
+            message=f"the build needs about {needed >> 20:,} MB, the server has {free >> 20:,} MB free"
+            f" in {facts.data_directory}",
+            remedy="free space, drop old builds (etl prune), or name another server",
+        )
+
+
+def _advice(facts: SimpleNamespace) -> Iterator[Problem]:
+    if facts.wal_level != "minimal":
+        yield Problem(
+            message=f"wal_level is {facts.wal_level}: rows of a new build are written twice",
+            remedy="wal_level = minimal is faster, where there are no replicas and no WAL archive",
+            is_advice=True,
+        )
+    if not facts.has_trigrams:
+        yield Problem(
+            message="the extension pg_trgm is not installed: searching in names has no index",
+            remedy="install postgresql-contrib",
+            is_advice=True,
+        )
+    if not facts.has_lz4:
+        yield Problem(
+            message="this PostgreSQL was built without lz4: nested values are compressed by pglz, slower",
+            remedy="nothing has to be done",
+            is_advice=True,
+        )

@@ -1,0 +1,155 @@
+"""What a reader answers with: frozen structs, one per power or line of the build summary.
+
+They are decoded from the JSON that the server makes of a row, and encode to JSON as they are (``msgspec.json.encode``).
+Nested values are kept as the text they came as and decoded when asked for: each time anew, so that nobody can change
+what others are given.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+Json = Any
+
+
+class Power(msgspec.Struct, frozen=True, kw_only=True, rename={
+    "effects_json": "effects", "activation_effects_json": "activation_effects", "effect_groups_json": "effect_groups",
+    "display_info_json": "display_info",
+}):  # fmt: skip
+    """One power with the names of its powerset and archetype; the columns are those of ``game.powers``.
+
+    Times are seconds, distances feet, ``endurance_cost`` points. Null columns are None. Equal by all fields.
+    """
+
+    id: int
+    name: str
+    internal_name: str
+    display_name: str
+    description: str
+    powerset_id: int
+    powerset_name: str
+    powerset_full_name: str
+    powerset_display_name: str
+    archetype_id: int
+    archetype_name: str
+    level_available: int
+    power_type: str
+    target_type: str
+    accuracy: float
+    damage_scale: float | None
+    endurance_cost: float
+    recharge_time: float
+    activation_time: float
+    range_feet: float
+    radius_feet: float
+    max_targets: int
+    effects_json: msgspec.Raw
+    activation_effects_json: msgspec.Raw
+    effect_groups_json: msgspec.Raw
+    group_count: int
+    requires_line_of_sight: bool
+    modes_required: tuple[Json, ...]
+    modes_disallowed: tuple[Json, ...]
+    ai_report: str | None
+    icon_path: str | None
+    display_order: int
+    display_info_json: msgspec.Raw
+    allowed_enhancements: tuple[Json, ...]
+    activation_kind: str
+    target_type_raw: str | None
+    effect_area: str | None
+    root_time: float
+    interrupt_time: float
+    activate_period: float
+    range_secondary: float
+    arc_degrees: float
+    max_boosts: int
+    requires_expr: str
+    activate_requires_expr: str
+    target_requires_expr: str
+    attack_types: tuple[str, ...]
+    archetypes: tuple[str, ...]
+    short_help: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    def __hash__(self) -> int:
+        """Return the hash of the id: the texts of nested values have none."""
+        return hash(self.id)
+
+    @property
+    def effects(self) -> list[dict[str, Json]]:
+        """The source's own effects, decoded anew each time."""
+        found: list[dict[str, Json]] = msgspec.json.decode(self.effects_json)
+        return found
+
+    @property
+    def activation_effects(self) -> list[dict[str, Json]]:
+        """The source's own effects on activation, decoded anew each time."""
+        found: list[dict[str, Json]] = msgspec.json.decode(self.activation_effects_json)
+        return found
+
+    @property
+    def effect_groups(self) -> list[dict[str, Json]]:
+        """The effects summed up by type: ``{"type", "effects": [seq, …], "summary": {…}}``, decoded anew each time."""
+        found: list[dict[str, Json]] = msgspec.json.decode(self.effect_groups_json)
+        return found
+
+    @property
+    def display_info(self) -> dict[str, Json]:
+        """What the source says about showing the power, decoded anew each time."""
+        found: dict[str, Json] = msgspec.json.decode(self.display_info_json)
+        return found
+
+
+class PowerSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the build summary: a power with the names around it and none of its effects."""
+
+    id: int
+    name: str
+    internal_name: str
+    display_name: str
+    powerset_id: int
+    powerset_name: str | None
+    archetype_id: int
+    archetype_name: str | None
+    level_available: int
+    power_type: str
+    target_type: str
+    accuracy: float
+    damage_scale: float | None
+    endurance_cost: float
+    recharge_time: float
+    activation_time: float
+    range_feet: float
+    max_targets: int
+    icon_path: str | None
+    display_order: int
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """Which state is published: grows with every publication and update; ``build`` is the schema that it is in."""
+
+    generation: int
+    build: int
+    published_at: datetime
+    etag: str
+    """For HTTP: a quoted text that changes when anything does, and differs between databases."""
+
+
+def power_columns() -> list[tuple[str, str, str]]:
+    """Return the columns of a power as (alias, column, name): of p (powers), s (powersets) or a (archetypes)."""
+    return [_place(name) for name in Power.__struct_encode_fields__]
+
+
+def summary_columns() -> list[str]:
+    """Return the columns of a line of the build summary."""
+    return list(PowerSummary.__struct_encode_fields__)
+
+
+def _place(name: str) -> tuple[str, str, str]:
+    for prefix, alias in (("powerset_", "s"), ("archetype_", "a")):
+        if name.startswith(prefix) and not name.endswith("_id"):
+            return alias, name.removeprefix(prefix), name
+    return "p", name, name

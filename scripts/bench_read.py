@@ -1,0 +1,328 @@
+"""What a look-up by etl.read costs, from each tier, beside what the alternatives cost; `scripts/bench.py read` runs it.
+
+Two data sets: the December export, and --records generated ones (flat). For each: one process asking one tier after the
+other; --readers processes with a mixture of questions for --seconds; the same while `etl rebuild` runs. Requests are
+Zipf-distributed (exponent 1.1). "plain query" is the same row through SQLAlchemy, "JSON in Redis" a service that keeps
+json.dumps of the row under its id (both need: pip install '.[bench]').
+"""
+
+import argparse
+import bisect
+import itertools
+import json
+import multiprocessing
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import bench
+import psutil
+import psycopg
+import redis
+from psycopg.rows import dict_row
+
+from etl.read import PoolOptions, PowerReader
+
+sys.path.insert(0, str(bench.ROOT / "tests"))
+from redis_server import RedisServer, find_binary  # tests and bench start the same one
+
+# What is promised, in milliseconds: median and 99th percentile; for the last ones the mean.
+PROMISED = {
+    "in-process hit": (0.005, 0.050),
+    "Redis hit": (0.3, 2.0),
+    "database, by id": (2.0, 10.0),
+    "database, by name": (2.0, 10.0),
+    "database, powerset": (20.0, None),
+}
+MOST_MEAN_MS = 100.0
+MIX = {"power": 60, "power by name": 20, "powers": 10, "build_summary": 5, "search": 3, "with_effect": 2}
+
+
+def read(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Measure both data sets on the embedded server."""
+    binary = find_binary()
+    if binary is None:
+        sys.exit("there is no redis-server: scripts/redis gets one")
+    figures: list[dict[str, Any]] = []
+    sources = []
+    if given.file or bench.PACK.exists():
+        source = Path(given.file) if given.file else bench.unpack(bench.PACK, folder)
+        sources.append((Path(given.file).name if given.file else "december", source))
+    if given.records:
+        generated = folder / "generated.json"
+        bench.etl("generate", "--shape", "i12", "--records", str(given.records), "--out", str(generated), "--quiet")
+        sources.append((f"{given.records:,} generated", generated))
+    with bench.servers(folder) as found:
+        dsn = found["embedded"]
+        for name, source in sources:
+            bench.rebuild(source, dsn, folder / "store", given)
+            server = RedisServer(binary, folder).start()
+            try:
+                for figure in measure(dsn, server, given, source, folder):
+                    figures.append({"data": name, **figure})
+                    bench.say(figures[-1])
+            finally:
+                server.kill()
+            bench.etl("db", "reset", "--yes", "--dsn", dsn)
+    return figures
+
+
+def measure(
+    dsn: str, server: RedisServer, given: argparse.Namespace, source: Path, folder: Path
+) -> Iterator[dict[str, Any]]:
+    world = World(dsn)
+    yield from one_process(dsn, server.url, world)
+    with warmed(dsn, server.url) as figure:
+        yield figure
+    yield from crowd("readers", dsn, server.url, given)
+    rebuild = subprocess.Popen(
+        [sys.executable, "-m", "etl", "rebuild", str(source), "--store", str(folder / "store"), "--dsn", dsn,
+         "--jobs", str(given.jobs), "--quiet", "--json"],
+        cwd=bench.ROOT, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    yield from crowd("readers, rebuild beside", dsn, server.url, given, rebuild)
+
+
+class World:
+    """What there is to ask for, the popular first; the same in every process."""
+
+    def __init__(self, dsn: str) -> None:
+        with psycopg.connect(dsn) as connection:
+            query = "select id, internal_name, powerset_id from game.power_directory order by md5(id::text)"
+            self.powers = connection.execute(query).fetchall()
+            self.archetypes = [
+                name
+                for (name,) in connection.execute("select name from game.archetypes where is_player order by 1")
+            ]  # fmt: skip
+            self.words = [
+                word
+                for (word,) in connection.execute(
+                    "select distinct lower(split_part(display_name, ' ', 1)) from game.power_build_summary"
+                    " where length(split_part(display_name, ' ', 1)) > 2 order by 1 limit 500"
+                )
+            ]
+            self.effects = [
+                kind
+                for (kind,) in connection.execute(
+                    "select g ->> 'type' from (select effect_groups from game.powers limit 5000) p,"
+                    " jsonb_array_elements(effect_groups) g group by 1 order by count(*) desc limit 20"
+                )
+            ]
+        self.weights = list(itertools.accumulate(1 / rank**1.1 for rank in range(1, len(self.powers) + 1)))
+
+    def power(self, dice: random.Random) -> tuple[int, str, int]:
+        """Draw a power: id, name, powerset."""
+        found: tuple[int, str, int] = self.powers[bisect.bisect(self.weights, dice.random() * self.weights[-1])]
+        return found
+
+    def question(self, kind: str, dice: random.Random) -> Callable[[PowerReader], object]:
+        """Draw a question of a kind."""
+        number, name, powerset = self.power(dice)
+        archetype, level = dice.choice(self.archetypes or ["npc"]), dice.choice((10, 20, 30, 50))
+        word, effect = dice.choice(self.words), dice.choice(self.effects)
+        return {
+            "power": lambda reader: reader.power(number),
+            "power by name": lambda reader: reader.power_by_name(name),
+            "powers": lambda reader: reader.powers(powerset),
+            "build_summary": lambda reader: reader.build_summary(archetype, max_level=level),
+            "search": lambda reader: reader.search(word),
+            "with_effect": lambda reader: reader.with_effect(effect, archetype, level, 100),
+        }[kind]
+
+
+def one_process(dsn: str, url: str, world: World) -> Iterator[dict[str, Any]]:
+    """Ask one tier after the other, then the alternatives."""
+    dice = random.Random(1)
+    drawn = [world.power(dice) for _ in range(20_000)]
+    some = random.Random(2).sample(world.powers, min(len(world.powers), 2_000))
+    popular = list({number: (number, name) for number, name, _ in drawn[:3_000]}.values())
+    with PowerReader(dsn, "", local_bytes=1 << 29) as reader:
+        for number, name, _ in drawn:
+            reader.power(number), reader.power_by_name(name)
+        yield told("in-process hit", timed([lambda n=n: reader.power(n) for n, _, _ in drawn]))
+        yield told("in-process hit, by name", timed([lambda n=n: reader.power_by_name(n) for _, n, _ in drawn]))
+        yield {"what": "in-process memory", **reader.stats()["local"]}
+    yield from cachetools_hit([number for number, _, _ in drawn])
+    with PowerReader(dsn, url, local_bytes=0) as reader:
+        for number, name in popular:
+            reader.power(number), reader.power_by_name(name)
+        yield told("Redis hit", timed([lambda n=n: reader.power(n) for n, _ in popular]))
+        yield told("Redis hit, by name", timed([lambda n=n: reader.power_by_name(n) for _, n in popular]))
+        yield {"what": "compression", "ratio": ratio(reader)}
+    with PowerReader(dsn, "", local_bytes=0) as reader:
+        reader.powers_by_id([some[0][0]]), reader.powers(some[0][2]), reader.power(some[0][0])
+        half = len(some) // 2
+        yield told("database, by id", timed([lambda n=n: reader.power(n) for n, _, _ in some[:half]]))
+        yield told("database, by name", timed([lambda n=n: reader.power_by_name(n) for _, n, _ in some[half:]]))
+        yield told("database, powerset", timed([lambda n=n: reader.powers(n) for _, _, n in some[:500]]))
+        for kind in ("build_summary", "search", "with_effect"):
+            asked = [world.question(kind, dice) for _ in range(60)]
+            yield told(f"database, {kind}", timed([lambda q=q: q(reader) for q in asked]))
+    yield from alternatives(dsn, url, some[:1_000])
+
+
+def alternatives(dsn: str, url: str, some: list[tuple[int, str, int]]) -> Iterator[dict[str, Any]]:
+    """The plain query through SQLAlchemy, and a row as JSON under its id in Redis."""
+    client = redis.Redis.from_url(url)
+    query = "select p.*, s.name as powerset_name from game.powers p join game.powersets s on s.id = p.powerset_id"
+    with psycopg.connect(dsn, row_factory=dict_row) as connection:
+        ids = [number for number, _, _ in some]
+        for row in connection.execute(f"{query} where p.id = any (%s)", (ids,)):  # type: ignore[arg-type]
+            client.set(f"old:power:{row['id']}", json.dumps(row, default=str), ex=3600)
+    yield told("JSON in Redis", timed([lambda n=n: json.loads(client.get(f"old:power:{n}") or b"") for n in ids]))
+    client.close()
+    with suppress(ImportError):
+        import sqlalchemy
+
+        engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn))
+        for column, values in (("id", ids), ("internal_name", [name for _, name, _ in some])):
+            text = sqlalchemy.text(f"{query} where p.{column} = :value")
+            with engine.connect() as session:
+                calls = [lambda v=v, t=text: session.execute(t, {"value": v}).mappings().one() for v in values[:300]]
+                yield told(f"plain query, by {column}", timed(calls))
+        engine.dispose()
+
+
+def cachetools_hit(numbers: list[int]) -> Iterator[dict[str, Any]]:
+    """The same hits in cachetools' cache with bytes and times to live, under a lock."""
+    with suppress(ImportError):
+        import threading
+
+        import cachetools
+
+        cache: Any = cachetools.TLRUCache(
+            1 << 29, lambda _k, v, now: now + v[1], time.monotonic, getsizeof=lambda v: v[2]
+        )
+        lock = threading.Lock()
+        for number in numbers:
+            cache["power", number] = (object(), 3600.0, 5000)
+
+        def hit(number: int) -> object:
+            with lock:
+                return cache.get(("power", number))
+
+        yield told("cachetools hit (the bare cache)", timed([lambda n=n: hit(n) for n in numbers]))
+
+
+@contextmanager
+def warmed(dsn: str, url: str) -> Iterator[dict[str, Any]]:
+    """Read everything ahead into Redis."""
+    with PowerReader(dsn, url, pool=PoolOptions(overflow=4), redis_timeout_s=2.0) as reader:
+        started = time.perf_counter()
+        counts = reader.warm(jobs=4)
+        yield {"what": "warm", "seconds": time.perf_counter() - started, **counts, "ratio": ratio(reader)}
+
+
+def ratio(reader: PowerReader) -> float:
+    """Return bytes of JSON per byte in Redis."""
+    events = reader.stats()["events"]
+    return float(events["redis_bytes_before"] / max(1, events["redis_bytes_stored"]))
+
+
+def crowd(
+    what: str, dsn: str, url: str, given: argparse.Namespace, until: subprocess.Popen[bytes] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Let processes ask a mixture for some time, or until a process has ended."""
+    spawn = multiprocessing.get_context("spawn")
+    stop, ready = spawn.Event(), spawn.Barrier(given.readers + 1)
+    with spawn.Pool(given.readers, initializer=take, initargs=(stop, ready)) as pool:
+        waiting = [pool.apply_async(ask_on, (dsn, url, seed)) for seed in range(given.readers)]
+        ready.wait()
+        started = time.perf_counter()
+        processes = psutil.Process().children()
+        if until is not None:
+            until.wait()
+        time.sleep(max(0.0, given.seconds - (time.perf_counter() - started)))
+        memory = [memory_mb(process) for process in processes]
+        stop.set()
+        reports = [report.get() for report in waiting]
+        seconds = time.perf_counter() - started
+    times: dict[str, list[float]] = {kind: [] for kind in MIX}
+    for report in reports:
+        for kind, found in report["times"].items():
+            times[kind] += found
+    asked = sum(map(len, times.values()))
+    errors = [error for report in reports for error in report["errors"]]
+    yield {"what": what, "asked": asked, "per_s": asked / seconds, "seconds": seconds, "errors": errors[:3],
+           "MB per reader": statistics.mean(filter(None, memory) or [0]), "hits": together(reports)}  # fmt: skip
+    for kind, found in times.items():
+        yield told(f"{what}: {kind}", found)
+
+
+_shared: dict[str, Any] = {}
+
+
+def take(stop: Any, ready: Any) -> None:
+    """Keep what the processes of a crowd share."""
+    _shared.update(stop=stop, ready=ready)
+
+
+def ask_on(dsn: str, url: str, seed: int) -> dict[str, Any]:
+    """Ask until it is time to stop; return the milliseconds per kind."""
+    world, dice = World(dsn), random.Random(seed)
+    times: dict[str, list[float]] = {kind: [] for kind in MIX}
+    errors: list[str] = []
+    with PowerReader(dsn, url) as reader:
+        reader.generation()
+        _shared["ready"].wait()
+        while not _shared["stop"].is_set():
+            for kind in dice.choices(list(MIX), list(MIX.values()), k=50):
+                question = world.question(kind, dice)
+                started = time.perf_counter_ns()
+                try:
+                    question(reader)
+                except Exception as error:  # noqa: BLE001  # counted, and shown
+                    errors.append(repr(error))
+                times[kind].append((time.perf_counter_ns() - started) / 1e6)
+        tiers = reader.stats()["tiers"]
+    return {"times": times, "errors": errors, "hits": {tier: kinds["all"]["hits"] for tier, kinds in tiers.items()}}
+
+
+def together(reports: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the hits of all processes per tier."""
+    return {tier: sum(report["hits"].get(tier, 0) for report in reports) for tier in ("local", "redis", "database")}
+
+
+def memory_mb(process: psutil.Process) -> float:
+    """Return a process's share of memory."""
+    try:
+        return float(process.memory_full_info().pss / 1e6)
+    except psutil.Error:
+        return 0.0
+
+
+def timed(calls: list[Callable[[], object]]) -> list[float]:
+    """Return the milliseconds of each call."""
+    times = []
+    for call in calls:
+        started = time.perf_counter_ns()
+        call()
+        times.append((time.perf_counter_ns() - started) / 1e6)
+    return times
+
+
+def told(what: str, times: list[float]) -> dict[str, Any]:
+    """Return the figures of a series, and whether they are as promised."""
+    if not times:
+        return {"what": what, "calls": 0}
+    ordered = sorted(times)
+    figure: dict[str, Any] = {
+        "what": what,
+        "calls": len(times),
+        "p50_us": round(1000 * ordered[len(ordered) // 2], 1),
+        "p99_us": round(1000 * ordered[int(0.99 * len(ordered))], 1),
+        "mean_us": round(1000 * statistics.mean(times), 1),
+        "max_us": round(1000 * ordered[-1], 1),
+    }
+    if what in PROMISED:
+        median, last = PROMISED[what]
+        figure["kept"] = figure["p50_us"] <= 1000 * median and (last is None or figure["p99_us"] <= 1000 * last)
+    elif what.endswith(("build_summary", "search", "with_effect")):
+        figure["kept"] = figure["mean_us"] <= 1000 * MOST_MEAN_MS
+    return figure
