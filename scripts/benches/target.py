@@ -1,0 +1,89 @@
+"""The table that every contender fills: the product's columns, indexes and ANALYZE, and the checksum of what is in it."""
+
+import re
+from typing import Any
+
+import psycopg
+
+from etl import db, ddl, tables
+
+_SCALARS = ("int2", "int4", "int8", "float8", "bool", "text")
+
+
+def plan(name: str, extensions: list[str]) -> dict[str, Any]:
+    """Return how to make one table in schema bench: its statement, key and index statements, ANALYZE, column kinds.
+
+    ``{table}`` stands for the table and ``{prefix}`` for what its indexes are called. ``extensions`` are those that the
+    server has: what needs another one is left out, as etl does. Indexes come with the longest to build first.
+    """
+    path = ddl.table_file(name)
+    create = next(body for heading, body in db.sections(path) if heading == "create")
+    columns = create[create.index("(") : re.search(r"\n\) partition by|\n\);", create).start()]
+    found = [index for index in ddl.indexes(path) if not index.requires or index.requires in extensions]
+    kinds = dict(tables.spec(name).columns)
+    statements = {
+        index.name: _bare(index.statement).format(index=f"{{prefix}}_{number}", table="{table}")
+        for number, index in enumerate(found)
+    }
+    keys = [statement for statement in statements.values() if statement.startswith("alter")]
+    others = sorted(set(statements.values()) - set(keys), key=lambda text: ("using gin" not in text, text))
+    scalars = ", ".join(column for column, kind in kinds.items() if kind in _SCALARS)
+    return {
+        "table": name,
+        "create": f"create table {{table}} {columns}\n)",
+        "keys": keys,
+        "indexes": others,
+        "analyze": f"analyze {{table}} ({scalars})",
+        "columns": kinds,
+    }
+
+
+def _bare(statement: str) -> str:
+    lines = (line for line in statement.splitlines() if not line.startswith("--"))
+    return " ".join(" ".join(lines).split()).rstrip(";")
+
+
+def extensions(dsn: str) -> list[str]:
+    """Return the extensions that a database has."""
+    with psycopg.connect(dsn) as connection:
+        return [row[0] for row in connection.execute("select extname from pg_extension")]
+
+
+def column(dsn: str, relation: str, name: str) -> list[Any]:
+    """Return the values of a column."""
+    with psycopg.connect(dsn) as connection:
+        return [row[0] for row in connection.execute(f"select {name} from {relation}")]
+
+
+def fill(statement: str, table: str) -> str:
+    """Return a statement of a plan for one table."""
+    return statement.format(table=table, prefix=table.rpartition(".")[2])
+
+
+def checksum(dsn: str, relations: list[str], kinds: dict[str, str], where: str = "") -> tuple[int, int]:
+    """Return (rows, sum of the rows' hashes) over relations that hold a table's rows together.
+
+    A row's hash covers every column that a contender fills, jsonb by value (1.0 is 1, keys in any order), so it does not
+    depend on the order of rows. A text[] that a loader can only write as jsonb is compared as the list that it is.
+    """
+    rows = total = 0
+    with psycopg.connect(dsn) as connection:
+        connection.execute("set max_parallel_workers_per_gather = 2; set parallel_setup_cost = 0")
+        for relation in relations:
+            found = dict(
+                connection.execute(
+                    "select attname, format_type(atttypid, null) from pg_attribute where attrelid = %s::regclass",
+                    (relation,),
+                ).fetchall()
+            )
+            values = ", ".join(_comparable(name, kind, found.get(name, "")) for name, kind in kinds.items())
+            statement = f"select count(*), coalesce(sum(hash_record_extended(row({values}), 0)::numeric), 0)"
+            row = connection.execute(f"{statement} from {relation} {where}").fetchone()
+            rows, total = rows + row[0], total + int(row[1])
+    return rows, total
+
+
+def _comparable(name: str, kind: str, found: str) -> str:
+    if kind == "text[]" and found == "jsonb":
+        return f"array(select jsonb_array_elements_text({name}))"
+    return f"{name}::{kind}"
