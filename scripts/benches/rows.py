@@ -53,7 +53,7 @@ def write(dsn: str, store: str, split_id: str, names: list[str], folder: Path, b
         for batch in _batches(store, manifest, context, names):
             if "powers" in batch:
                 _note_constants(batch["powers"], first, varying)
-        with _files(folder, names, backends) as files:
+        with _Files(folder, names, backends) as files:
             for number, batch in enumerate(_batches(store, manifest, context, names)):
                 for name in names:
                     rows[name] += batch[name].num_rows
@@ -67,7 +67,7 @@ def write(dsn: str, store: str, split_id: str, names: list[str], folder: Path, b
     )  # fmt: skip
 
 
-class _files:
+class _Files:
     """The open files by table, one per backend, and ``json``."""
 
     def __init__(self, folder: Path, names: list[str], backends: int) -> None:

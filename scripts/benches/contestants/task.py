@@ -26,10 +26,12 @@ class Task:
 
     @property
     def file(self) -> Path:
+        """The JSON lines."""
         return self.rows / "powers.ndjson"
 
     @property
     def columns(self) -> dict[str, str]:
+        """Every column with its kind, in the table's order."""
         return self.plan["columns"]
 
     @property
@@ -38,9 +40,11 @@ class Task:
         return self.plan["constants"]
 
     def fill(self, statement: str) -> str:
+        """Return a statement of the plan for the table."""
         return statement.format(table=TABLE, prefix="powers")
 
     def create(self) -> None:
+        """Make the table, without indexes."""
         with psycopg.connect(self.dsn) as connection:
             connection.execute(self.fill(self.plan["create"]))
 
