@@ -105,7 +105,8 @@ def difference(case: Case, one: Contender, dsn: str, loaded: int) -> str:
         if got[0] != (loaded if name == "powers" else wanted[0]):
             return f"{name}: {got[0]} rows instead of {wanted[0]}"
         if got != wanted:
-            return f"{name}: the rows differ from the reference"
+            places = target.columns_that_differ(case.reference, f"game_b1.{name}", dsn, one.relations(name), kinds)
+            return f"{name}: the rows differ from the reference in {', '.join(places)}"
     return ""
 
 

@@ -66,21 +66,34 @@ def checksum(dsn: str, relations: list[str], kinds: dict[str, str], where: str =
     A row's hash covers every column that a contender fills, jsonb by value (1.0 is 1, keys in any order), so it does not
     depend on the order of rows. A text[] that a loader can only write as jsonb is compared as the list that it is.
     """
-    rows = total = 0
+    rows, sums = _sums(dsn, relations, [kinds], where)
+    return rows, sums[0]
+
+
+def columns_that_differ(ours: str, own: str, dsn: str, relations: list[str], kinds: dict[str, str]) -> list[str]:
+    """Return the columns whose values are not those of the reference, for the person who has to find out why."""
+    alone = [{name: kind} for name, kind in kinds.items()]
+    wanted, got = _sums(ours, [own], alone, "")[1], _sums(dsn, relations, alone, "")[1]
+    return [name for name, one, other in zip(kinds, wanted, got, strict=True) if one != other]
+
+
+def _sums(dsn: str, relations: list[str], groups: list[dict[str, str]], where: str) -> tuple[int, list[int]]:
+    """Return the number of rows, and for each group of columns the sum of their rows' hashes."""
+    rows, totals = 0, [0] * len(groups)
     with psycopg.connect(dsn) as connection:
         connection.execute("set max_parallel_workers_per_gather = 2; set parallel_setup_cost = 0")
         for relation in relations:
-            found = dict(
-                connection.execute(
-                    "select attname, format_type(atttypid, null) from pg_attribute where attrelid = %s::regclass",
-                    (relation,),
-                ).fetchall()
-            )
-            values = ", ".join(_comparable(name, kind, found.get(name, "")) for name, kind in kinds.items())
-            statement = f"select count(*), coalesce(sum(hash_record_extended(row({values}), 0)::numeric), 0)"
-            row = connection.execute(f"{statement} from {relation} {where}").fetchone()
-            rows, total = rows + row[0], total + int(row[1])
-    return rows, total
+            types = "select attname, format_type(atttypid, null) from pg_attribute where attrelid = %s::regclass"
+            found = dict(connection.execute(types, (relation,)).fetchall())
+            sums = ", ".join(f"coalesce(sum({_hash(group, found)}::numeric), 0)" for group in groups)
+            count, *more = connection.execute(f"select count(*), {sums} from {relation} {where}").fetchone()
+            rows, totals = rows + count, [total + int(one) for total, one in zip(totals, more, strict=True)]
+    return rows, totals
+
+
+def _hash(kinds: dict[str, str], found: dict[str, str]) -> str:
+    values = ", ".join(_comparable(name, kind, found.get(name, "")) for name, kind in kinds.items())
+    return f"hash_record_extended(row({values}), 0)"
 
 
 def _comparable(name: str, kind: str, found: str) -> str:

@@ -1,10 +1,10 @@
 """dlt takes dicts from a generator, normalises them and loads them with two workers each, into a table of its own make.
 
-It knows neither text[] nor int8 by that name: lists become jsonb, and the checksum reads them as the lists they are.
+It has no text[]: lists become jsonb, and the checksum reads them as the lists they are. It loads by INSERT, its default:
+through its csv files an empty text of a nullable column comes back as null, and bytes do not come back at all.
 """
 
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -46,13 +46,9 @@ def main() -> None:
             destination=dlt.destinations.postgres(credentials=_credentials(given.dsn)),
             dataset_name="bench",
         )
-        required = set(re.findall(r"(\w+) [\w ]+ not null", given.plan["create"]))  # a nullable "" would become null
-        hints = {
-            name: {"name": name, "nullable": name not in required, **_KINDS[kind]}
-            for name, kind in given.columns.items()
-        }
+        hints = {name: {"name": name, **_KINDS[kind]} for name, kind in given.columns.items()}
         resource = dlt.resource(_batches(given), name="powers", columns=hints, max_table_nesting=0)
-        pipeline.run(resource, loader_file_format="csv").raise_on_failed_jobs()
+        pipeline.run(resource).raise_on_failed_jobs()
     with psycopg.connect(given.dsn) as connection:
         connection.execute(f"alter table {task.TABLE} add created_at timestamptz not null default now()")
         connection.execute(f"alter table {task.TABLE} add updated_at timestamptz not null default now()")
@@ -67,7 +63,6 @@ def _credentials(dsn: str) -> str:
 def _batches(given: task.Task) -> Iterator[list[dict[str, Any]]]:
     batch = []
     for record in given.records():
-        record["source_hash"] = "\\x" + record["source_hash"].hex()  # its csv writer wants text
         batch.append(record)
         if len(batch) == _BATCH:
             yield batch
