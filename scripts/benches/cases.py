@@ -55,7 +55,6 @@ def prepared(
             ready = ready or rows.write(reference, str(store), split["split_id"], names, folder / "rows", 2)
             with psycopg.connect(reference) as connection:
                 version = connection.info.parameter_status("server_version").split()[0]
-            rows.keep_plan(ready, target.plan("powers", target.extensions(reference)))
             wanted = {
                 table: target.checksum(reference, [f"game_b1.{table}"], tables.spec(table).columns) for table in names
             }

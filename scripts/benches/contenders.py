@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benches import cases, field, report, target
+from benches import cases, field, report, rows, target
 from benches.cases import Case
 from benches.common import say
 from benches.field import Contender
@@ -57,6 +57,7 @@ def entrants(given: argparse.Namespace, names: list[str]) -> list[Contender]:
 def compare(case: Case, entrants: list[Contender], runs: int) -> list[dict[str, Any]]:
     """Let the contenders take turns on one server; a figure for each run."""
     figures = []
+    rows.keep_plan(case.ready, target.plan("powers", target.extensions(case.reference)))
     warm(case)
     for number, one in itertools.product(range(runs), entrants):
         figures.append({"server": case.server, "version": case.version, "run": number, **measure(case, one)})
@@ -95,7 +96,7 @@ def measure(case: Case, one: Contender) -> dict[str, Any]:
 
 
 def difference(case: Case, one: Contender, dsn: str, loaded: int) -> str:
-    """Return what is wrong with a result: "" where every table's checksum is the reference's."""
+    """Return what is wrong with a result: "" where every table's checksum and indexes are the reference's."""
     for name in case.names:
         wanted, kinds = case.wanted[name], tables.spec(name).columns
         if loaded < wanted[0]:
@@ -107,6 +108,9 @@ def difference(case: Case, one: Contender, dsn: str, loaded: int) -> str:
         if got != wanted:
             places = target.columns_that_differ(case.reference, f"game_b1.{name}", dsn, one.relations(name), kinds)
             return f"{name}: the rows differ from the reference in {', '.join(places)}"
+        indexes = target.indexes(case.reference, f"game_b1.{name}")
+        if any(target.indexes(dsn, relation) != indexes for relation in one.relations(name)):
+            return f"{name}: other indexes than the reference's"
     return ""
 
 

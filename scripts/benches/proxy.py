@@ -34,9 +34,10 @@ class Proxy:
         """Carry one connection until both sides have ended."""
         self.figures["connections"] += 1
         there_reader, there_writer = await asyncio.open_unix_connection(self._socket)
-        await asyncio.gather(
-            self._carry(reader, there_writer, "to_server"), self._carry(there_reader, writer, "from_server")
-        )
+        with contextlib.suppress(asyncio.CancelledError):  # a connection that is open at SIGTERM ends with the proxy
+            await asyncio.gather(
+                self._carry(reader, there_writer, "to_server"), self._carry(there_reader, writer, "from_server")
+            )
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
         pipe: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()

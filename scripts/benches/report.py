@@ -54,7 +54,7 @@ def table(summary: list[dict[str, Any]]) -> str:
 
 
 def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
-    server = f"{entry['server']} {entry['version']}"
+    server = f"{entry.get('shape', '')} {entry['server']} {entry['version']}".strip()
     if not entry["counts"]:
         why = entry["why"].splitlines()[-1][:160]
         return (server, entry["contender"], "–", "–", "–", "–", "–", f"does not count: {why}")

@@ -1,6 +1,5 @@
 """The table that every contender fills: the product's columns, indexes and ANALYZE, and the checksum of what is in it."""
 
-import re
 from typing import Any
 
 import psycopg
@@ -18,7 +17,7 @@ def plan(name: str, extensions: list[str]) -> dict[str, Any]:
     """
     path = ddl.table_file(name)
     create = next(body for heading, body in db.sections(path) if heading == "create")
-    columns = create[create.index("(") : re.search(r"\n\) partition by|\n\);", create).start()]
+    columns = create[create.index("(") : create.rindex("\n)")]
     found = [index for index in ddl.indexes(path) if not index.requires or index.requires in extensions]
     kinds = dict(tables.spec(name).columns)
     statements = {
@@ -47,6 +46,13 @@ def extensions(dsn: str) -> list[str]:
     """Return the extensions that a database has."""
     with psycopg.connect(dsn) as connection:
         return [row[0] for row in connection.execute("select extname from pg_extension")]
+
+
+def indexes(dsn: str, relation: str) -> list[str]:
+    """Return method and columns of a table's indexes, sorted, without their names."""
+    found = "select regexp_replace(pg_get_indexdef(indexrelid), '^.* USING ', '') from pg_index where indrelid = %s::regclass"
+    with psycopg.connect(dsn) as connection:
+        return sorted(row[0] for row in connection.execute(found, (relation,)))
 
 
 def column(dsn: str, relation: str, name: str) -> list[Any]:
