@@ -24,6 +24,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -50,6 +51,7 @@ def main() -> None:
     what = "quick" if given.quick and given.what is None else given.what
     if what is None:
         parser().error("name what to measure, or --quick")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers are stopped then as well
     run = getattr(importlib.import_module(f"benches.{PASSES[what]}"), what)
     with tempfile.TemporaryDirectory(prefix="etl-bench-", dir=given.work) as folder:
         Path(folder).chmod(0o755)

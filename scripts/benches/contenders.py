@@ -88,6 +88,7 @@ def measure(case: Case, one: Contender) -> dict[str, Any]:
     return {
         **figure,
         "seconds": ran.seconds * scale,
+        "rows": loaded,
         "rows_per_s": loaded / ran.seconds,
         "peak_mb": round(ran.peak_bytes / 1e6),
         "counts": not why,

@@ -77,8 +77,12 @@ def save(name: str, summary: list[dict[str, Any]], runs: list[dict[str, Any]], g
     binding = [entry for entry in summary if entry["server"] == summary[0]["server"]]
     title = f"{name}: seconds to load, PostgreSQL {summary[0]['version']}"
     (DOCS / f"contenders-{name}.svg").write_text(picture.bars(title, binding))
-    command = f"scripts/bench.py contenders --shape {given['shape']} --runs {given['runs']}"
-    text = f"`{command}`, {facts['machine']['commit']}:\n\n{table(summary)}\n\n![{name}](contenders-{name}.svg)"
+    rows = max(run["rows"] for run in runs if run["counts"])
+    command = (
+        f"scripts/bench.py contenders --shape {given['shape']} --records {given['records']} --runs {given['runs']}"
+    )
+    where = f"commit {facts['machine']['commit']}, {facts['machine']['cores']} cores, load {facts['machine']['load_average']}"
+    text = f"`{command}`: {rows:,} powers; {where}.\n\n{table(summary)}\n\n![{name}](contenders-{name}.svg)"
     put_block(f"contenders {name}", text)
 
 

@@ -43,7 +43,7 @@ def main() -> None:
         pipeline = dlt.pipeline(
             pipeline_name="bench",
             pipelines_dir=folder,
-            destination=dlt.destinations.postgres(credentials=_credentials(given.dsn)),
+            destination=dlt.destinations.postgres(credentials=_credentials(given.dsn), create_indexes=False),
             dataset_name="bench",
         )
         hints = {name: {"name": name, **_KINDS[kind]} for name, kind in given.columns.items()}
