@@ -84,8 +84,19 @@ bench *OPTIONS: _installed
 faults *OPTIONS: _installed
     {{ python }} scripts/faults.py "$@"
 
+# the ratios to the limit on small inputs, against the last committed figures (three minutes)
+bench-guard *OPTIONS: _installed
+    {{ python }} scripts/bench.py --quick "$@"
+
+# etl beside other loaders and the limit, at full size
+bench-contenders *OPTIONS: _contenders
+    {{ python }} scripts/bench.py contenders "$@"
+
 _installed:
     @{{ quote(root / "scripts/environment") }} embedded
+
+_contenders:
+    @{{ quote(root / "scripts/environment") }} embedded,bench
 
 _tools:
     @{{ quote(root / "scripts/environment") }} embedded,test

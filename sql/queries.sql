@@ -1365,6 +1365,14 @@ where not exists (select from {schema}.power_directory d where d.id = t.power_id
 order by t.id
 limit %(limit)s;
 
+-- name: server_refused
+-- Those of the named powers that the server refused when they were loaded: no transform tells that again.
+select r.uid
+from etl.reject r
+where r.build = %(build)s
+  and r.code = 'server_refused'
+  and r.uid = any (%(uids)s);
+
 -- name: recorded_rejects
 -- Those of the named powers that a build has set aside.
 select r.uid from etl.reject r where r.build = %(build)s and r.uid = any (%(uids)s);

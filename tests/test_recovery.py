@@ -20,6 +20,7 @@ import etl
 from etl import coordinator, db, generate, update
 from etl.errors import DatabaseError, Refused, SchemaError
 from etl.scope import Scope
+from etl.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parent / "faults"))
 from proxy import proxy
@@ -292,6 +293,7 @@ def test_a_record_that_the_server_refuses_becomes_a_reject(store: str, servers: 
     assert [json.loads(row[3])["InternalName"].lower() for row in rows] == sorted(names)
     assert all(row[4] == "load" and row[5].endswith("i12.json") for row in rows)
     assert directory == (RECORDS - len(names),)
+    assert verify(servers, store=store, executor="inline://").findings == ()
 
 
 def _records(store: str) -> list[dict[str, str]]:

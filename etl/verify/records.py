@@ -202,6 +202,13 @@ def _transform(
         strangers = [uid for uid in uids if uid not in ids]
         again.findings.append(_unregistered(strangers, len(strangers), task.leaf.name))
         batch = batch.filter(pa.array([uid in ids for uid in uids], pa.bool_()))
+    refused_before = {
+        uid for (uid,) in connection.execute(db.query("server_refused"), {"build": task.build, "uids": uids})
+    }
+    if refused_before:
+        again.rejects += len(refused_before)
+        batch = batch.filter(pa.array([uid not in refused_before for uid in batch["uid"].to_pylist()], pa.bool_()))
+        ids = {uid: number for uid, number in ids.items() if uid not in refused_before}
     if not batch.num_rows:
         return
     connection.execute(db.query("add_expected_ids"), {"ids": list(ids.values())})

@@ -21,12 +21,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import bench
 import psutil
 import psycopg
 import redis
 from psycopg.rows import dict_row
 
+from benches import common as bench
 from etl.read import PoolOptions, PowerReader
 
 sys.path.insert(0, str(bench.ROOT / "tests"))

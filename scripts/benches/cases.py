@@ -1,0 +1,102 @@
+"""What a comparison works on: one input, its split, and on each server the reference that every result must equal."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from benches import rows, target
+from benches.common import PACK, etl, servers, unpack
+from etl import tables
+
+REFERENCE, WORK = "reference", "work"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One input on one server. ``wanted`` is the checksum of each table; ``dsn`` names the database to load into."""
+
+    server: str
+    version: str
+    dsn: str
+    reference: str
+    source: Path
+    store: Path
+    split_id: str
+    ready: rows.Ready
+    names: list[str]
+    wanted: dict[str, tuple[int, int]]
+    records: int
+
+
+@contextmanager
+def prepared(
+    given: argparse.Namespace, folder: Path, shape: str, records: int, names: list[str]
+) -> Iterator[list[Case]]:
+    """Make the input, split it, load it into a database of its own on each server, and write the rows down."""
+    folder.mkdir()
+    source = _source(given, folder, shape, records)
+    store = folder / "store"
+    split = json.loads(etl("split", str(source), "--store", str(store), "--jobs", "2", "--quiet", "--json"))
+    ready: rows.Ready | None = None
+    cases = []
+    with servers(folder, given.server) as found:
+        for name in sorted(found, reverse=True):  # the system's server is the binding one
+            dsn = found[name]
+            reference = create_database(dsn, REFERENCE)
+            etl(
+                "load", "--store", str(store), "--dsn", reference, "--tables", ",".join(loaded(names)),
+                "--jobs", "2", "--quiet", "--json",
+            )  # fmt: skip
+            ready = ready or rows.write(reference, str(store), split["split_id"], names, folder / "rows", 2)
+            with psycopg.connect(reference) as connection:
+                version = connection.info.parameter_status("server_version").split()[0]
+            wanted = {
+                table: target.checksum(reference, [f"game_b1.{table}"], tables.spec(table).columns) for table in names
+            }
+            for table, (count, _) in wanted.items():
+                if count != ready.rows[table]:
+                    raise SystemExit(f"{table}: {ready.rows[table]} rows were written down, the reference has {count}")
+            cases.append(
+                Case(
+                    server=name, version=version, dsn=dsn, reference=reference, source=source, store=store,
+                    split_id=split["split_id"], ready=ready, names=names, wanted=wanted, records=split["records"],
+                )
+            )  # fmt: skip
+        yield cases
+
+
+def loaded(names: list[str]) -> list[str]:
+    """Return what etl is asked for: the tables compared, or all of them."""
+    return names if names == ["powers"] else list(tables.TABLES)
+
+
+def _source(given: argparse.Namespace, folder: Path, shape: str, records: int) -> Path:
+    if shape == "december":
+        return Path(given.file) if given.file else unpack(PACK, folder)
+    source = folder / f"{shape}.json"
+    etl("generate", "--shape", shape, "--records", str(records), "--seed", "1", "--out", str(source), "--quiet")
+    return source
+
+
+def create_database(dsn: str, name: str) -> str:
+    """Make a database anew, beside the server's own, with the write-out of what was before behind it; return its DSN."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"drop database if exists {name} with (force)")
+        connection.execute(f"create database {name}")
+        connection.execute("checkpoint")
+    return dsn.replace("/etl?", f"/{name}?", 1)
+
+
+def fresh(case: Case) -> str:
+    """Return an empty database with schema bench and the extensions that the reference has."""
+    dsn = create_database(case.dsn, WORK)
+    with psycopg.connect(dsn) as connection:
+        connection.execute("create schema bench")
+        for extension in target.extensions(case.reference):
+            connection.execute(f"create extension if not exists {extension}")
+    return dsn

@@ -1,0 +1,135 @@
+"""The bench itself: what it must never do is to let a wrong result count, or to hide a change."""
+
+import argparse
+import importlib
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import short_folder
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+def run_of(contender: str, turn: int, seconds: float, **more: Any) -> dict[str, Any]:
+    known = {
+        "server": "system",
+        "version": "15.18",
+        "note": "",
+        "rows_per_s": 1.0,
+        "peak_mb": 1,
+        "counts": True,
+        "why": "",
+    }
+    return {**known, "contender": contender, "run": turn, "seconds": seconds, **more}
+
+
+def test_every_sub_command_is_a_function_of_its_module() -> None:
+    """The dispatcher names modules that it imports only when asked."""
+    bench = module("bench")
+
+    assert all(callable(getattr(module(f"benches.{where}"), name)) for name, where in bench.PASSES.items())
+
+
+def test_a_contender_with_one_wrong_result_has_no_figures() -> None:
+    """It stands in the table with the reason, and without a time."""
+    report, limit = module("benches.report"), module("benches.field").LIMIT
+    runs = [
+        run_of(limit, 0, 2.0),
+        run_of("x", 0, 1.0),
+        run_of(limit, 1, 4.0),
+        run_of("x", 1, 1.0, counts=False, why="rows"),
+    ]
+    summary = report.summarise(runs)
+
+    assert [entry["counts"] for entry in summary] == [True, False]
+    assert "median_s" not in summary[1]
+    assert "does not count: rows" in report.table(summary)
+
+
+def test_ratios_are_taken_turn_by_turn() -> None:
+    """A machine that was slow for one turn was so for the limit as well."""
+    report, limit = module("benches.report"), module("benches.field").LIMIT
+    runs = [run_of(limit, 0, 1.0), run_of("x", 0, 2.0), run_of(limit, 1, 10.0), run_of("x", 1, 20.0)]
+
+    assert report.summarise(runs)[1]["ratios"] == [2.0, 2.0]
+
+
+def test_the_picture_is_well_formed_and_names_everybody() -> None:
+    """Also those without a bar; names are escaped."""
+    report, picture, limit = module("benches.report"), module("benches.picture"), module("benches.field").LIMIT
+    runs = [run_of(limit, 0, 1.0), run_of("a < b", 0, 2.0), run_of("wrong", 0, 2.0, counts=False, why="rows")]
+    text = picture.bars("title", report.summarise(runs))
+    words = "".join(ET.fromstring(text).itertext())
+
+    assert all(name in words for name in (limit, "a < b", "wrong", "does not count"))
+
+
+@pytest.mark.parametrize(("ratio", "word"), [(2.1, "as before"), (3.9, "WARNING: slower"), (1.0, "faster")])
+def test_the_guard_tells_a_change_from_noise(ratio: float, word: str) -> None:
+    """Noise is the range of the committed runs, and a margin."""
+    old = {"ratio": 2.0, "ratios": [1.8, 2.0, 2.4]}
+
+    assert module("benches.quick").compared("etl load", {"ratio": ratio}, old).startswith(word)
+
+
+@pytest.fixture(scope="module")
+def case() -> Iterator[Any]:
+    """A few records with their reference, on the embedded server."""
+    sys.path.insert(0, str(SCRIPTS))
+    given = argparse.Namespace(server="embedded", file=None)
+    with (
+        short_folder() as folder,
+        module("benches.cases").prepared(given, folder / "c", "i12", 80, ["powers"]) as cases,
+    ):
+        yield cases[0]
+    sys.path.remove(str(SCRIPTS))
+
+
+def entrant(name: str) -> Any:
+    return next(one for one in module("benches.field").field("1GB", 1) if one.name.startswith(name))
+
+
+@pytest.mark.parametrize("name", ["psql", "etl load"])
+def test_a_right_result_counts(case: Any, name: str) -> None:
+    """The rows that were written down are those that etl loads: text for COPY gives the reference's checksum."""
+    figure = module("benches.contenders").measure(case, entrant(name))
+
+    assert (figure["counts"], figure["why"]) == (True, "")
+
+
+def test_a_result_with_other_data_does_not_count(case: Any) -> None:
+    """One changed letter in one row is enough, and the column is named."""
+    path = case.ready.folder / "powers.0.copy"
+    rows = path.read_text().split("\n")
+    fields = rows[0].split("\t")
+    changed = "\t".join([*fields[:3], f"{fields[3]}!", *fields[4:]])
+    contenders = module("benches.contenders")
+    path.write_text("\n".join([changed, *rows[1:]]))
+    try:
+        figure = contenders.measure(case, entrant("psql"))
+    finally:
+        path.write_text("\n".join(rows))
+
+    assert figure["why"] == "powers: the rows differ from the reference in display_name"
+
+
+def test_a_result_with_an_index_less_does_not_count(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever leaves out an index is not compared."""
+    field, target = module("benches.field"), module("benches.target")
+    whole = target.plan("powers", [])
+    monkeypatch.setattr(field.target, "plan", lambda *_: {**whole, "indexes": whole["indexes"][1:]})
+
+    assert "indexes" in module("benches.contenders").measure(case, entrant("psql"))["why"]
