@@ -187,7 +187,8 @@ def _keep_equal(connection: db.Connection, schema: str, name: str, columns: Sequ
     said = [column for column in columns if column != "created_at"]
     compared = {"staged_columns": _list(said, "s"), "present_columns": _list(said, "r")}
     keys = ("archetype_id", "powerset_id") if tables.spec(name).partitioned else ()
-    same = sql.SQL(" and ").join([sql.SQL("true"), *(sql.SQL(f"r.{key} = s.{key}") for key in keys)])
+    pairs = [sql.SQL("{} = {}").format(sql.Identifier("r", key), sql.Identifier("s", key)) for key in keys]
+    same = sql.SQL(" and ").join([sql.SQL("true"), *pairs])
     connection.execute(db.query("find_equal", staged=staged, same_leaf=same, **places, **compared))
     connection.execute(db.query("analyze", relation=equal))
     connection.execute(db.query("unstage_equal", staged=staged, equal=equal))

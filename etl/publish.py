@@ -197,8 +197,12 @@ def _show(connection: db.Connection, live_schema: str, build: int, deadline: flo
         if row and row[0]:
             continue
         shown = _columns(connection, live_schema, name) if _exists(connection, live_schema, name) else {}
-        gone = {column: sql.SQL(f"null::{kind} as ") for column, kind in shown.items() if column not in columns}
-        listed = [gone.get(column, sql.SQL("")) + db.identifier(column) for column in {**shown, **columns}]
+        listed = [
+            db.identifier(column)
+            if column in columns
+            else sql.SQL("null::{} as {}").format(db.type_name(shown[column]), db.identifier(column))
+            for column in {**shown, **columns}
+        ]
         view = db.query(
             "replace_view",
             view=db.identifier(live_schema, name),

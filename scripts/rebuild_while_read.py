@@ -38,8 +38,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-import bench
 import psycopg
+from benches import common as bench
 from psycopg import IsolationLevel
 
 from etl import postgres, server

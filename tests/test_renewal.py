@@ -246,10 +246,10 @@ def test_published_powers_are_never_set_aside_by_a_renewal(options, redefine, mo
     redefine(*MORE)
     build = leaf.tables.build
 
-    def refusing(*arguments: Any) -> Any:
-        made, _ = build(*arguments)
+    def refusing(form: str, batch: Any, *arguments: Any) -> Any:
+        made, _ = build(form, batch, *arguments)
         one = Reject(
-            source="0", file=None, ordinal=1, offset=1, uid="some.one", stage="transform", code="wrong_type",
+            source="0", file=None, ordinal=batch["ordinal"][0].as_py(), offset=1, uid="some.one", stage="transform", code="wrong_type",
             reason="it is too long", raw="{}",
         )  # fmt: skip
         return made, [one]
