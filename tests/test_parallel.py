@@ -47,6 +47,15 @@ def who_else(task: tuple[int, str]) -> int:
     return others
 
 
+def import_polars_and_interrupt(_: int) -> str:
+    import polars as pl
+
+    os.kill(os.getpid(), signal.SIGINT)
+    pl.DataFrame({"a": [1]}).lazy().select(pl.col("a") * 2).collect()
+    os.kill(os.getpid(), signal.SIGINT)
+    return "alive"
+
+
 def start_method(_: int) -> str | None:
     return multiprocessing.get_start_method(allow_none=True)
 
@@ -114,6 +123,11 @@ def test_under_pressure_tasks_come_one_after_another(tmp_path: Path) -> None:
             alone.append(others)
 
     assert alone == [0] * 6
+
+
+def test_ctrl_c_does_not_reach_a_worker_that_has_imported_polars() -> None:
+    """Polars installs a handler, which would end the task, and with it the run, at the first Ctrl-C of the terminal."""
+    assert list(parallel.run("process://1", import_polars_and_interrupt, [0])) == [(0, "alive")]
 
 
 def test_workers_are_spawned_never_forked() -> None:
