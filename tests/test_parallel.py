@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -47,12 +48,25 @@ def who_else(task: tuple[int, str]) -> int:
     return others
 
 
-def import_polars_and_interrupt(_: int) -> str:
+def query_under_fire(_: int) -> str:
+    """Run queries of polars while Ctrl-C comes again and again."""
     import polars as pl
 
-    os.kill(os.getpid(), signal.SIGINT)
-    pl.DataFrame({"a": [1]}).lazy().select(pl.col("a") * 2).collect()
-    os.kill(os.getpid(), signal.SIGINT)
+    over = threading.Event()
+
+    def fire() -> None:
+        while not over.wait(0.0005):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=fire)
+    thread.start()
+    try:
+        frame = pl.DataFrame({"a": list(range(200_000))})
+        for _ in range(50):
+            frame.lazy().sort("a", descending=True).group_by(pl.col("a") % 1_000).len().collect()
+    finally:
+        over.set()
+        thread.join()
     return "alive"
 
 
@@ -127,7 +141,7 @@ def test_under_pressure_tasks_come_one_after_another(tmp_path: Path) -> None:
 
 def test_ctrl_c_does_not_reach_a_worker_that_has_imported_polars() -> None:
     """Polars installs a handler, which would end the task, and with it the run, at the first Ctrl-C of the terminal."""
-    assert list(parallel.run("process://1", import_polars_and_interrupt, [0])) == [(0, "alive")]
+    assert list(parallel.run("process://1", query_under_fire, [0])) == [(0, "alive")]
 
 
 def test_workers_are_spawned_never_forked() -> None:
