@@ -243,7 +243,8 @@ def _start_worker(parent: int, environment: Mapping[str, str]) -> None:
     """Leave Ctrl-C to the coordinator, and end when the coordinator is gone."""
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # Importing polars puts a handler of its own in the place of any other, SIG_IGN too; what is blocked never reaches it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
 
 

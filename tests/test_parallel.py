@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -45,6 +46,28 @@ def who_else(task: tuple[int, str]) -> int:
     others = len(list(Path(folder).iterdir())) - 1
     own.unlink()
     return others
+
+
+def query_under_fire(_: int) -> str:
+    """Run queries of polars while Ctrl-C comes again and again."""
+    import polars as pl
+
+    over = threading.Event()
+
+    def fire() -> None:
+        while not over.wait(0.0005):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=fire)
+    thread.start()
+    try:
+        frame = pl.DataFrame({"a": list(range(200_000))})
+        for _ in range(50):
+            frame.lazy().sort("a", descending=True).group_by(pl.col("a") % 1_000).len().collect()
+    finally:
+        over.set()
+        thread.join()
+    return "alive"
 
 
 def start_method(_: int) -> str | None:
@@ -114,6 +137,16 @@ def test_under_pressure_tasks_come_one_after_another(tmp_path: Path) -> None:
             alone.append(others)
 
     assert alone == [0] * 6
+
+
+def test_ctrl_c_does_not_reach_a_worker_that_has_imported_polars() -> None:
+    """Polars installs a handler, which would end the task, and with it the run, at the first Ctrl-C of the terminal."""
+    try:
+        outcomes = list(parallel.run("process://1", query_under_fire, [0]))
+    except KeyboardInterrupt:
+        pytest.fail("the worker's interruption became the run's")
+
+    assert outcomes == [(0, "alive")]
 
 
 def test_workers_are_spawned_never_forked() -> None:
