@@ -83,7 +83,8 @@ def test_rows_are_frozen_unless_told_otherwise(store: str, dsn: str) -> None:
 
 
 def start_load(store: str, dsn: str, *more: str) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-m", "etl", "load", "--store", store, "--dsn", dsn, "--jobs", "1", "--quiet", *more]
+    arguments = [sys.executable, "-m", "etl", "load", "--store", store, "--dsn", dsn, "--jobs", "1", "--quiet"]
+    arguments += ["--retry-timeout", "1", *more]  # these servers do not come back by themselves
     return subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
     )
