@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import short_folder
+from places import short_folder
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
