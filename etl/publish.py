@@ -29,7 +29,10 @@ from etl.errors import DatabaseError, SchemaError
 _log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.05
+# Pauses after a function that sessions plan with anew, and after one over partitioned tables, which costs each of them
+# some 50 ms of a core: eight on two cores are done with it in this time (scripts/rebuild_while_read.py).
 _BREATH_S = 0.1
+_LONG_BREATH_S = 0.5
 
 # Views of the live schema over schema etl, which is closed to readers; <name>_view is their query.
 LEDGER_VIEWS = ("import_logs", "generation", "changes", "powerset_changes", "power_names")
@@ -121,13 +124,12 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) 
         before &= _transactions(connection, "transactions_in_progress")
     build = int(row[0])
     schema = schema_of(live_schema, build)
-    with connection.transaction():
-        for name in _relations(connection, schema):
-            columns = _columns(connection, schema, name)
-            branch = _branch(connection, live_schema, name, build, columns)
-            _replace_function(connection, live_schema, name, columns, branch)
-        for (name,) in connection.execute(db.query("unread_functions"), {"schema": live_schema}).fetchall():
-            connection.execute(db.query("drop_function", function=_function_by_name(name)))
+    for name in sorted(_relations(connection, schema), key=_is_partitioned, reverse=True):
+        columns = _columns(connection, schema, name)
+        _replace_function(connection, live_schema, name, columns, _branch(connection, live_schema, name, build, columns))
+        _breathe(connection, live_schema, name)
+    for (name,) in connection.execute(db.query("unread_functions"), {"schema": live_schema}).fetchall():
+        connection.execute(db.query("drop_function", function=_function_by_name(name)))
     return True
 
 
@@ -149,21 +151,30 @@ def _widen(connection: db.Connection, live_schema: str, old: int | None, new: in
 
     Until the flip a relation that the old build lacks is empty: its rows belong to the new build. Each session that reads
     plans anew, and looks up the new build's tables and indexes in the catalogs for it, tens of milliseconds of a core
-    for the partitioned ones. So that all of them do not do all of that at once, there is a pause after each function; the
-    partitioned ones come last, because planning a query over two builds of them costs four times as much.
+    for the partitioned ones. So that they do not have to do all of that at once, there is a pause after each function;
+    the partitioned ones come last, because planning a query over two builds of them costs four times as much.
     """
     builds = sorted({*named_builds(connection, live_schema), new, *([] if old is None else [old])})
     schema = schema_of(live_schema, new)
     names = _relations(connection, schema)
-    for name in sorted(names, key=lambda name: name in tables.TABLES and tables.spec(name).partitioned):
+    for name in sorted(names, key=_is_partitioned):
         columns = _columns(connection, schema, name)
         found = [build for build in builds if _exists(connection, schema_of(live_schema, build), name)]
         branches = [_branch(connection, live_schema, name, build, columns, gated=True) for build in found]
         with connection.transaction():
             connection.execute(db.query("let_everybody_read", relation=db.identifier(schema, name)))
             _replace_function(connection, live_schema, name, columns, sql.SQL("\nunion all\n").join(branches))
-        if _transactions(connection, "transactions_reading", {"schema": live_schema}):
-            time.sleep(_BREATH_S)
+        _breathe(connection, live_schema, name)
+
+
+def _breathe(connection: db.Connection, live_schema: str, name: str) -> None:
+    """Leave the cores to the sessions that read, which plan anew now; a database without readers is not waited for."""
+    if _transactions(connection, "transactions_reading", {"schema": live_schema}):
+        time.sleep(_LONG_BREATH_S if _is_partitioned(name) else _BREATH_S)
+
+
+def _is_partitioned(name: str) -> bool:
+    return name in tables.TABLES and tables.spec(name).partitioned
 
 
 def _check_types(connection: db.Connection, live_schema: str, build: int) -> None:
