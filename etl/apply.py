@@ -1,7 +1,7 @@
 """The last step of an update: staged rows take the place of the old ones, in one transaction, the view included.
 
 Only row locks and locks that readers do not meet are taken: DELETE, INSERT, REFRESH CONCURRENTLY, and, for an archetype
-that is new, ATTACH of a branch that was made alone.
+that is new, ATTACH of a leaf that was made alone.
 """
 
 import json
@@ -53,7 +53,7 @@ def apply(connection: db.Connection, job: Application) -> tuple[int, int]:
     """
     schema = db.identifier(job.schema)
     with connection.transaction():
-        leaves = [*job.leaves, *_add_branches(connection, job)]
+        leaves = [*job.leaves, *_add_leaves(connection, job)]
         _note_what_readers_find_changed(connection, job)
         if job.entities:
             _upsert_entities(connection, job)
@@ -87,15 +87,16 @@ def drop_staged(connection: db.Connection, schema: str) -> None:
         connection.execute(db.query("drop_table", relation=db.identifier(schema, name)))
 
 
-def _add_branches(connection: db.Connection, job: Application) -> list[Leaf]:
-    """Give archetypes that are new to the build a branch with one open leaf; return these leaves."""
+def _add_leaves(connection: db.Connection, job: Application) -> list[Leaf]:
+    """Give archetypes that are new to the build a leaf for all their powersets; return these leaves."""
     present = {leaf.archetype for leaf in job.leaves}
     coming = sorted({p.archetype for p in job.manifest.partitions} - present)
     partitioned = [name for name in tables.LEAF_TABLES if tables.spec(name).partitioned]
-    for key in coming:
+    leaves = [_open_leaf(key, job.archetype_ids[key]) for key in coming]
+    for leaf in leaves:
         for name in partitioned:
-            _add_branch(connection, ddl.home(connection, job.schema, name), name, key, job.archetype_ids[key])
-    return [_open_leaf(key, job.archetype_ids[key]) for key in coming]
+            _add_leaf(connection, ddl.home(connection, job.schema, name), name, leaf)
+    return leaves
 
 
 def _open_leaf(key: str, archetype_id: int) -> Leaf:
@@ -112,15 +113,11 @@ def _open_leaf(key: str, archetype_id: int) -> Leaf:
     )
 
 
-def _add_branch(connection: db.Connection, schema: str, name: str, key: str, archetype_id: int) -> None:
-    """Make a branch and its leaf alone, then attach them: ATTACH blocks no reader, PARTITION OF would."""
-    parent, branch = db.identifier(schema, name), db.identifier(schema, f"{name}_{key}")
-    number = sql.Literal(archetype_id)
-    connection.execute(db.query("create_branch_alone", branch=branch, parent=parent, archetype=number))
-    ddl.create_leaf(connection, schema, name, f"{key}_00")
-    ddl.check_leaf(connection, schema, name, f"{key}_00", ddl.bounds(archetype_id, None, None))
-    ddl.attach_leaf(connection, schema, name, key, f"{key}_00", None, None)
-    connection.execute(db.query("attach_branch", branch=branch, parent=parent, archetype=number))
+def _add_leaf(connection: db.Connection, schema: str, name: str, leaf: Leaf) -> None:
+    """Make a leaf alone, then attach it: ATTACH blocks no reader, PARTITION OF would."""
+    ddl.create_leaf(connection, schema, name, leaf.name)
+    ddl.check_leaf(connection, schema, name, leaf.name, ddl.bounds(leaf.archetype_id, None, None))
+    ddl.attach_leaf(connection, schema, name, leaf)
 
 
 def _note_what_readers_find_changed(connection: db.Connection, job: Application) -> None:

@@ -360,7 +360,7 @@ def _begin(run: _Run) -> None:
         ).fetchone()
         run.build = int(row[0]) if row else 0
         schema = publish.schema_of(run.options.schema, run.build)
-        branches = {leaf.archetype: leaf.archetype_id for leaf in run.leaves}
+        branches = {leaf.archetype: leaf.archetype_id for leaf in run.leaves if not leaf.is_only}
         made = renewal.made(connection, below)
         ddl.create_build(connection, schema, branches, late=run.options.indexes != "deferred", names=made)
         if below is not None:

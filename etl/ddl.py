@@ -1,19 +1,21 @@
 """The relations of a build schema: what the files of ``sql/tables`` and ``sql/views`` say, made for one build.
 
-Geometry: ``powers`` and ``power_effects`` are LIST by archetype into branches, each branch RANGE by powerset id into
-leaves. A leaf is made standalone, with a CHECK that repeats the bounds of both levels, so that ATTACH needs no scan.
+Geometry: ``powers`` and ``power_effects`` are LIST by archetype; the table of an archetype is its leaf, or where it has
+several, a branch that is RANGE by powerset id into leaves. A leaf is made standalone, with a CHECK that repeats the
+bounds of both levels, so that ATTACH needs no scan.
 """
 
 import hashlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
 
 from etl import db, resources, tables
 from etl.errors import SchemaError
+from etl.plan import Leaf
 
 _PLAIN = "create index {index} on {table}"
 _SCALARS = ("int2", "int4", "int8", "float8", "bool", "text")
@@ -124,14 +126,15 @@ def create_indexes(
 def create_build(
     connection: db.Connection,
     schema: str,
-    archetypes: dict[str, int],
+    branches: Mapping[str, int],
     *,
     late: bool = True,
     names: Sequence[str] = (*tables.TABLES, "power_directory"),
 ) -> None:
     """Make a build's schema with the tables named, parents with their branches and indexes, and no rows.
 
-    ``late`` says whether the parents have the indexes that may be built after the publication.
+    ``branches`` are the archetypes (key: id) that have several leaves. ``late`` says whether the parents have the indexes
+    that may be built after the publication.
     """
     connection.execute(db.query("create_schema", schema=db.identifier(schema)))
     holes = {"schema": db.identifier(schema)}
@@ -143,7 +146,7 @@ def create_build(
         if name not in tables.LEAF_TABLES or not tables.spec(name).partitioned:
             continue
         create_indexes(connection, schema, name, table_file(name), late=late)
-        for key, number in archetypes.items():
+        for key, number in branches.items():
             connection.execute(
                 db.query(
                     "create_branch",
@@ -198,19 +201,29 @@ def analyze(connection: db.Connection, schema: str, table: str, name: str, *, in
     connection.execute(statement)
 
 
-def attach_leaf(
-    connection: db.Connection, schema: str, table: str, branch: str, leaf: str, lower: int | None, upper: int | None
-) -> None:
-    """Attach a leaf to its branch; its indexes are adopted by the parents' without being built again."""
+def attach_leaf(connection: db.Connection, schema: str, table: str, leaf: Leaf) -> None:
+    """Attach a leaf to its archetype's branch, or in its place; the parents adopt its indexes. May be run twice."""
+    own = db.identifier(schema, f"{table}_{leaf.name}")
+    if _is_attached(connection, schema, f"{table}_{leaf.name}"):
+        return
+    if not _is_attached(connection, schema, f"{table}_{leaf.archetype}"):
+        parent, archetype = db.identifier(schema, table), sql.Literal(leaf.archetype_id)
+        connection.execute(db.query("attach_only_leaf", parent=parent, leaf=own, archetype=archetype))
+        return
     connection.execute(
         db.query(
             "attach_leaf",
-            branch=db.identifier(schema, f"{table}_{branch}"),
-            leaf=db.identifier(schema, f"{table}_{leaf}"),
-            lower=sql.SQL("minvalue") if lower is None else sql.Literal(lower),
-            upper=sql.SQL("maxvalue") if upper is None else sql.Literal(upper),
+            branch=db.identifier(schema, f"{table}_{leaf.archetype}"),
+            leaf=own,
+            lower=sql.SQL("minvalue") if leaf.lower is None else sql.Literal(leaf.lower),
+            upper=sql.SQL("maxvalue") if leaf.upper is None else sql.Literal(leaf.upper),
         )
     )
+
+
+def _is_attached(connection: db.Connection, schema: str, name: str) -> bool:
+    """Whether a relation is a partition of another."""
+    return connection.execute(db.query("attached_to"), {"schema": schema, "name": name}).fetchone() is not None
 
 
 def drop_build(connection: db.Connection, schema: str, *, timeout_s: float = 60.0) -> None:

@@ -29,6 +29,11 @@ class Leaf:
     bytes: int
     digest: str
 
+    @property
+    def is_only(self) -> bool:
+        """Whether the archetype has no other leaf."""
+        return self.lower is None and self.upper is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeafTask:

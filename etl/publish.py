@@ -126,7 +126,9 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) 
     schema = schema_of(live_schema, build)
     for name in sorted(_relations(connection, schema), key=_is_partitioned, reverse=True):
         columns = _columns(connection, schema, name)
-        _replace_function(connection, live_schema, name, columns, _branch(connection, live_schema, name, build, columns))
+        _replace_function(
+            connection, live_schema, name, columns, _branch(connection, live_schema, name, build, columns)
+        )
         _breathe(connection, live_schema, name)
     for (name,) in connection.execute(db.query("unread_functions"), {"schema": live_schema}).fetchall():
         connection.execute(db.query("drop_function", function=_function_by_name(name)))

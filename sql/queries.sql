@@ -455,7 +455,7 @@ select set_config('search_path', %s, true);
 create schema {schema};
 
 -- name: create_branch
--- The table of one archetype.
+-- The table of an archetype that has several leaves.
 create table {branch} partition of {parent} for values in ({archetype}) partition by range (powerset_id);
 
 -- name: create_leaf
@@ -469,6 +469,18 @@ alter table {leaf} add constraint {constraint} check ({condition});
 -- name: attach_leaf
 -- Bounds are proven by the CHECK; indexes are adopted.
 alter table {branch} attach partition {leaf} for values from ({lower}) to ({upper});
+
+-- name: attach_only_leaf
+-- The leaf of an archetype that has no other.
+alter table {parent} attach partition {leaf} for values in ({archetype});
+
+-- name: attached_to
+-- What a relation is a partition of; no row if it is none.
+select h.inhparent::regclass::text
+from pg_inherits h
+join pg_class c on c.oid = h.inhrelid
+where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+  and c.relname = %(name)s;
 
 -- name: drop_view
 drop materialized view if exists {relation};
@@ -1026,14 +1038,6 @@ set input_digest = excluded.input_digest,
     version = excluded.version,
     rows = etl.receipt.rows + excluded.rows,
     created_at = clock_timestamp();
-
--- name: create_branch_alone
--- A branch of an archetype that is new to a published build: made alone, so that readers are not blocked.
-create table {branch} (like {parent} including defaults, constraint bounds check (archetype_id = {archetype}))
-partition by range (powerset_id);
-
--- name: attach_branch
-alter table {parent} attach partition {branch} for values in ({archetype});
 
 -- name: create_staged_reject
 create unlogged table {schema}.staged_reject (like etl.reject);

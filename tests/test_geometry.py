@@ -59,7 +59,7 @@ def geometry(
 
 def leaves_of(connection: psycopg.Connection, table: str) -> int:
     row = connection.execute(
-        "select count(*) from pg_partition_tree(%s::regclass) where isleaf and level = 2", (f"game_b1.{table}",)
+        "select count(*) from pg_partition_tree(%s::regclass) where isleaf", (f"game_b1.{table}",)
     ).fetchone()
     assert row
     return int(row[0])
