@@ -497,7 +497,7 @@ def _load_leaves(run: _Run) -> None:
     lost: list[Exception] = []
     rejected = run.manifest.rejects + outcome.count_rejects(run.connection, run.build)
     limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
-    run.progress(Event(phase="load", done=ready, total=total, unit="rows"))
+    run.progress(_loading(run, ready, total, len(todo)))
     tasks = [_task(run, leaf) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
     outcomes = run.pool.run(
         work.load_leaf,
@@ -505,7 +505,7 @@ def _load_leaves(run: _Run) -> None:
         stop=lambda: run.stop() or run.session.is_lost,
         throttle=lambda: _is_tight(run),
     )
-    for task, ended in outcomes:
+    for number, (task, ended) in enumerate(outcomes, 1):
         if isinstance(ended, TooManyRejects):
             raise ended
         if isinstance(ended, Exception):
@@ -516,13 +516,19 @@ def _load_leaves(run: _Run) -> None:
         _note_leaf(run, ended)
         rejected += ended.rejects
         limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
-        run.progress(Event(phase="load", done=ready, total=total, unit="rows", message=ended.leaf))
+        run.progress(_loading(run, ready, total, len(todo) - number))
     _stop_here(run)
     if lost or run.session.is_lost:
         raise lost[0] if lost else Transient("the connection of the coordinator was lost")
     if run.failed:
         raise _failed(run.failed)
     run.done = receipts.read(run.connection, run.build)
+
+
+def _loading(run: _Run, ready: int, total: int, leaves: int) -> Event:
+    """Return where loading is, with ``leaves`` to come: those in flight are what a stopped run waits for."""
+    flying = min(leaves, run.pool.window)
+    return Event(phase="load", done=ready, total=total, unit="rows", facts={"leaves_in_flight": flying})
 
 
 def _is_tight(run: _Run) -> bool:

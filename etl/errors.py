@@ -90,3 +90,7 @@ class Interrupted(EtlError):
     """The run was interrupted."""
 
     exit_code = 130
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came where nobody drains for it, or for the second time."""

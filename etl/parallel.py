@@ -76,6 +76,11 @@ class Pool:
         self._environment = dict(environment or {})
         self._executor: Executor | None = None
 
+    @property
+    def window(self) -> int:
+        """How many tasks are in flight unless a run says otherwise: one per worker, and one waiting for each."""
+        return 2 * self.workers
+
     def __enter__(self) -> "Pool":
         return self
 
@@ -96,13 +101,13 @@ class Pool:
     ) -> Generator[tuple[T, R | Exception], None, None]:
         """Yield (task, result or exception) as tasks end, in no fixed order.
 
-        ``function`` is module-level, tasks are frozen values, results small. At most ``window`` tasks (default: one
-        per worker, and one waiting for each) are in flight. Once ``stop`` says so nothing more is submitted, and what
+        ``function`` is module-level, tasks are frozen values, results small. At most ``window`` tasks are in
+        flight. Once ``stop`` says so nothing more is submitted, and what
         is in flight is still yielded. While ``throttle`` says so, one task at a time is submitted.
         """
         flying: dict[Future[R], T] = {}
         try:
-            room = window or 2 * self.workers
+            room = window or self.window
             yield from self._run(function, deque(tasks), flying, lambda: 1 if throttle() else room, stop)
         finally:
             if flying:  # the caller has had enough: what is in flight would meet whatever it does next

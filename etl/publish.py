@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.05
 # Pauses after a function that sessions plan with anew, and after one over partitioned tables, which costs each of them
-# some 50 ms of a core: eight on two cores are done with it in this time (scripts/rebuild_while_read.py).
+# tens of milliseconds of a core: eight on two cores are done with it in this time (scripts/rebuild_while_read.py).
 _BREATH_S = 0.1
 _LONG_BREATH_S = 0.5
 
@@ -127,7 +127,11 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) 
     for name in sorted(_relations(connection, schema), key=_is_partitioned, reverse=True):
         columns = _columns(connection, schema, name)
         _replace_function(
-            connection, live_schema, name, columns, _branch(connection, live_schema, name, build, columns)
+            connection,
+            live_schema,
+            name,
+            columns,
+            _branch(connection, live_schema, name, build, columns, "settled_branch"),
         )
         _breathe(connection, live_schema, name)
     for (name,) in connection.execute(db.query("unread_functions"), {"schema": live_schema}).fetchall():
@@ -162,11 +166,27 @@ def _widen(connection: db.Connection, live_schema: str, old: int | None, new: in
     for name in sorted(names, key=_is_partitioned):
         columns = _columns(connection, schema, name)
         found = [build for build in builds if _exists(connection, schema_of(live_schema, build), name)]
-        branches = [_branch(connection, live_schema, name, build, columns, gated=True) for build in found]
-        with connection.transaction():
-            connection.execute(db.query("let_everybody_read", relation=db.identifier(schema, name)))
-            _replace_function(connection, live_schema, name, columns, sql.SQL("\nunion all\n").join(branches))
-        _breathe(connection, live_schema, name)
+        branches = {build: _branch(connection, live_schema, name, build, columns, "gated_branch") for build in found}
+        connection.execute(db.query("let_everybody_read", relation=db.identifier(schema, name)))
+        _name_builds(connection, live_schema, name, columns, branches)
+
+
+def _name_builds(
+    connection: db.Connection,
+    live_schema: str,
+    name: str,
+    columns: Mapping[str, str],
+    branches: Mapping[int, sql.Composed],
+) -> None:
+    """Let a function name these builds, and give the sessions that read time to plan anew."""
+    query = db.query(
+        "gated_branches",
+        names=sql.SQL(", ").join(map(db.identifier, columns)),
+        branches=sql.SQL("\nunion all\n").join(branches.values()),
+        live=sql.Literal(live_schema),
+    )
+    _replace_function(connection, live_schema, name, columns, query)
+    _breathe(connection, live_schema, name)
 
 
 def _breathe(connection: db.Connection, live_schema: str, name: str) -> None:
@@ -263,9 +283,9 @@ def _columns(connection: db.Connection, schema: str, name: str) -> dict[str, str
 
 
 def _branch(
-    connection: db.Connection, live_schema: str, name: str, build: int, columns: Mapping[str, str], gated: bool = False
+    connection: db.Connection, live_schema: str, name: str, build: int, columns: Mapping[str, str], query: str
 ) -> sql.Composed:
-    """Return the query of one build's relation; where ``gated``, it is empty unless that build counts.
+    """Return the query of one build's relation: the rows alone ("settled_branch"), or with the build of each.
 
     A column that an older build lacks is null there.
     """
@@ -280,9 +300,7 @@ def _branch(
         "columns": sql.SQL(", ").join(values),
         "relation": db.identifier(schema_of(live_schema, build), name),
     }
-    if gated:
-        return db.query("gated_branch", **holes, live=sql.Literal(live_schema), build=sql.Literal(build))
-    return db.query("settled_branch", **holes)
+    return db.query(query, **holes, build=sql.Literal(build))
 
 
 def _function_name(live_schema: str, name: str, columns: Mapping[str, str]) -> str:

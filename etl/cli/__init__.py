@@ -12,7 +12,7 @@ import traceback
 
 import click
 
-from etl.errors import EtlError
+from etl.errors import EtlError, Terminated
 
 _LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -82,10 +82,6 @@ def cli(verbose: int) -> None:
         logging.getLogger("etl").setLevel(level)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came where nobody watches for it."""
-
-
 def main() -> None:
     """Run the command line; the entry point of the console script."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -93,6 +89,8 @@ def main() -> None:
         sys.exit(cli.main(prog_name="etl", standalone_mode=False) or 0)
     except click.exceptions.Abort as error:
         _fail_interrupted(error.__cause__ or error.__context__)
+    except KeyboardInterrupt as error:
+        _fail_interrupted(error)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -105,7 +103,7 @@ def main() -> None:
 
 
 def _terminate(*_: object) -> None:
-    raise _Terminated
+    raise Terminated
 
 
 def _fail(text: str, code: int) -> None:
@@ -116,7 +114,10 @@ def _fail(text: str, code: int) -> None:
 def _fail_interrupted(cause: BaseException | None) -> None:
     """End after Ctrl-C, SIGTERM, or a question that was not answered."""
     if isinstance(cause, KeyboardInterrupt):
-        _fail("interrupted\n  next: the same command goes on", 143 if isinstance(cause, _Terminated) else 130)
+        # CPython remembers an interrupt of a text that it runs (dataclasses are made of one) even where it was handled,
+        # and would end by SIGINT, whatever the exit code; running another text makes it forget.
+        exec("")  # noqa: S102
+        _fail("interrupted\n  next: the same command goes on", 143 if isinstance(cause, Terminated) else 130)
     _fail("aborted; nothing was done", 130)
 
 

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from etl import config, limits
-from etl.errors import EtlError, Interrupted, UsageError
+from etl.errors import EtlError, Interrupted, Terminated, UsageError
+from etl.model import Event, Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -152,22 +153,38 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal = 0
+        self._leaves = 0
 
     def __call__(self) -> bool:
         """Return True once a signal has come."""
         return bool(self.signal)
 
+    def seeing(self, progress: Progress) -> Progress:
+        """Return what takes the events instead of ``progress``, so that it is known what is in flight."""
+
+        def see(event: Event) -> None:
+            self._leaves = int(event.facts.get("leaves_in_flight", 0))
+            progress(event)
+
+        return see
+
+    def in_flight(self) -> str:
+        """Return what a first signal waits for, in words."""
+        if not self._leaves:
+            return "the work in flight"
+        return f"{self._leaves} {'leaf' if self._leaves == 1 else 'leaves'} in flight"
+
 
 @contextmanager
 def watch_signals() -> Iterator[Stop]:
-    """Yield a ``Stop`` that the first Ctrl-C or SIGTERM sets; a second one raises KeyboardInterrupt."""
+    """Yield a ``Stop`` that the first Ctrl-C or SIGTERM sets; a second one raises KeyboardInterrupt or Terminated."""
     stop = Stop()
 
     def handle(number: int, _frame: object) -> None:
         if stop.signal:
-            raise KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         stop.signal = number
-        click.echo("stopping after the work in flight; press again to stop now", err=True)
+        click.echo(f"stopping after {stop.in_flight()}; press again to stop now", err=True)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -193,7 +193,7 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
             warm()
             change.show(renewed, given["as_json"])
             return
-        result = with_progress(given, lambda report: coordinator.load(options, report, stop=stop))
+        result = with_progress(given, lambda report: coordinator.load(options, stop.seeing(report), stop=stop))
     warm()
     _show_load(result, given)
 
@@ -219,7 +219,7 @@ def rebuild(sources: tuple[str, ...], **given: Any) -> None:
         _print_split(done)
     options = load_options(given, split_id=done.manifest.split_id, fresh=True)
     with common.watch_signals() as stop:
-        result = with_progress(given, lambda report: coordinator.load(options, report, stop=stop))
+        result = with_progress(given, lambda report: coordinator.load(options, stop.seeing(report), stop=stop))
     warm()
     _show_load(result, given)
 

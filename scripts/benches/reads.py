@@ -132,7 +132,7 @@ class World:
             "powers": lambda reader: reader.powers(powerset),
             "build_summary": lambda reader: reader.build_summary(archetype, max_level=level),
             "search": lambda reader: reader.search(word),
-            "with_effect": lambda reader: reader.with_effect(effect, archetype, level, 100),
+            "with_effect": lambda reader: reader.with_effect(effect, dice.choice((archetype, None)), level, 100),
         }[kind]
 
 

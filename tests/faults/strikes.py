@@ -31,6 +31,9 @@ from ground import (
 )
 from proxy import proxy
 from psycopg import conninfo
+from redis_server import RedisServer, find_binary
+
+from etl.read import PowerReader
 
 LOADING = ("plan", "check", "register", "load", "index", "finish", "publish")
 UPDATING = ("compare", "stage", "apply")
@@ -200,8 +203,7 @@ def interrupt_twice(case: Case) -> None:
 
 @strike("coordinator: SIGTERM twice")
 def terminate_twice(case: Case) -> None:
-    # CPython ends by SIGINT (-2, 130 to a shell) where the second one came while it ran the text of a dataclass.
-    disturb(case, send_twice(signal.SIGTERM), 0, 130, 143, -15, -2)
+    disturb(case, send_twice(signal.SIGTERM), 0, 143, -15)
 
 
 @strike("worker: SIGKILL")
@@ -299,6 +301,49 @@ def restart_in_view(case: Case) -> None:
 @strike("server: immediate stop and restart, publication")
 def restart_in_publication(case: Case) -> None:
     disturb(case, restart, 0, scenarios=("load", "reload"), phases=("publish",))
+
+
+@strike("server: away for up to a minute")
+def long_outage(case: Case) -> None:
+    def away(case: Case, _: Run) -> None:
+        case.ground.crash_server()
+        time.sleep(case.rng.uniform(1, 60))
+        case.ground.start_server()
+
+    disturb(case, away, 0, phases=(*IN_RUN, *UPDATING))
+
+
+@strike("Redis: SIGKILL", lacks=None if find_binary() else "there is no redis-server; scripts/redis gets one")
+def kill_redis(case: Case) -> None:
+    """What is loaded and published does not depend on the cache, nor do answers that come through it."""
+    scenario = case.rng.choice(("load", "reload", "update"))
+    phase, delay = choose(case.rng, {**case.ground.durations[scenario], "warm": 0.3}, ("publish", "apply", "warm"))
+    case.outcome.detail = f"{scenario}, {phase} + {delay:.2f} s"
+    cache = RedisServer(find_binary() or Path(), case.folder).start()
+    try:
+        with case.ground.database(case.ground.templates[TEMPLATES[scenario]]) as dsn:
+            arguments = [*command(case.ground, scenario, dsn), "--warm"]
+            run = case.run(arguments, environment={"REDIS_URL": cache.url})
+            if run.saw(f"{phase} …"):
+                time.sleep(delay)
+                cache.kill()
+            case.end(run, 0)
+            cache.kill()
+            compare_answers(case, dsn, cache)
+            cache.start()
+            case.end(case.run(arguments, environment={"REDIS_URL": cache.url}), 0)
+            case.compare(dsn, scenario)
+            compare_answers(case, dsn, cache)
+    finally:
+        cache.kill()
+
+
+def compare_answers(case: Case, dsn: str, cache: RedisServer) -> None:
+    """Ask for powers with the cache and without it."""
+    with PowerReader(dsn, "") as plain, PowerReader(dsn, cache.url) as cached:
+        for number in case.rng.sample(range(1, 500), 20):
+            if plain.power(number) != cached.power(number):
+                case.outcome.findings.append(f"the cache has another power {number}")
 
 
 @strike("connection cut after some bytes")
