@@ -293,7 +293,7 @@ def _branch(
     values = [
         sql.SQL("t.{}").format(db.identifier(column))
         if column in own
-        else sql.SQL("null::{}").format(db.type_name(kind))
+        else sql.SQL("null::{} as {}").format(db.type_name(kind), db.identifier(column))
         for column, kind in columns.items()
     ]
     holes: dict[str, sql.Composable] = {

@@ -459,8 +459,11 @@ create schema {schema};
 create table {branch} partition of {parent} for values in ({archetype}) partition by range (powerset_id);
 
 -- name: create_leaf
--- Standalone, so that no lock is taken above it: columns, defaults and storage of the parent, no indexes yet.
-create table {leaf} (like {parent} including defaults including storage including compression including constraints);
+-- Standalone, so that no lock is taken above it: columns, defaults and storage of the parent, no indexes yet. Its rows come
+-- frozen, and with statistics: autovacuum, which would read all of it again within a minute, nested values too, waits
+-- until there are changes as well.
+create table {leaf} (like {parent} including defaults including storage including compression including constraints)
+with (autovacuum_analyze_scale_factor = 2, autovacuum_vacuum_insert_threshold = -1);
 
 -- name: check_leaf
 -- What the partition bounds will say, so that ATTACH need not scan.
