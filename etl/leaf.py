@@ -90,7 +90,8 @@ def _load(task: LeafTask, guilty: Mapping[int, str], trial: range | None = None)
         if done := receipts.of_piece(connection, task.build, leaf.name, dict(task.tables)):
             return _known(leaf, done)
         context = _context(connection, task)
-        relations = {name: _relation(connection, task, name) for name, _ in task.tables}
+        with connection.pipeline():
+            relations = {name: _relation(connection, task, name) for name, _ in task.tables}
         clock.lap("index")
         rejects: list[Reject] = []
         batches = _records(task, manifest, guilty, trial or range(leaf.rows), rejects)
@@ -171,12 +172,11 @@ def _context(connection: db.Connection, task: LeafTask) -> LeafContext:
         connection.execute(db.query("powerset_ids"), {"uids": list(task.leaf.powersets)}).fetchall()
     )
     numbers = {"powersets": list(sets.values())}
-    powers: dict[str, int] = dict(connection.execute(db.query("leaf_power_ids", schema=schema), numbers).fetchall())
-    order = {
-        uid: position
-        for (members,) in connection.execute(db.query("power_order", schema=schema), numbers)
-        for position, uid in enumerate(members)
-    }
+    with connection.pipeline():
+        ids = connection.execute(db.query("leaf_power_ids", schema=schema), numbers)
+        ordered = connection.execute(db.query("power_order", schema=schema), numbers)
+    powers: dict[str, int] = dict(ids.fetchall())
+    order = {uid: position for (members,) in ordered for position, uid in enumerate(members)}
 
     def resolve(uids: list[str]) -> dict[str, int]:
         return dict(connection.execute(db.query("resolve_powers", schema=schema), {"uids": uids}).fetchall())
@@ -295,20 +295,20 @@ def _complete(connection: db.Connection, task: LeafTask) -> None:
     """Give the leaf's tables what their parents will want: CHECK, indexes, statistics."""
     leaf = task.leaf
     condition = ddl.bounds(leaf.archetype_id, leaf.lower, leaf.upper)
-    for name, _ in task.tables:
-        if not tables.spec(name).partitioned:
-            continue
-        table = f"{name}_{leaf.name}"
-        ddl.check_leaf(connection, task.schema, name, leaf.name, condition)
-        if task.indexes != "before":
-            _index(connection, task, name)
-        ddl.analyze(connection, task.schema, table, name)
+    partitioned = [name for name, _ in task.tables if tables.spec(name).partitioned]
+    with connection.pipeline():
+        for name in partitioned:
+            ddl.check_leaf(connection, task.schema, name, leaf.name, condition)
+            if task.indexes != "before":
+                _index(connection, task, name)
+            ddl.analyze(connection, task.schema, f"{name}_{leaf.name}", name)
 
 
 def _record(connection: db.Connection, task: LeafTask, totals: dict[str, tuple[int, int]], seconds: float) -> None:
-    for name, version in task.tables:
-        rows, size = totals[name]
-        receipt = receipts.Receipt(
-            table=name, leaf=task.leaf.name, digest=task.leaf.digest, version=version, rows=rows, bytes=size
-        )
-        receipts.record(connection, task.build, receipt, seconds)
+    with connection.pipeline():
+        for name, version in task.tables:
+            rows, size = totals[name]
+            receipt = receipts.Receipt(
+                table=name, leaf=task.leaf.name, digest=task.leaf.digest, version=version, rows=rows, bytes=size
+            )
+            receipts.record(connection, task.build, receipt, seconds)

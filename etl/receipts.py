@@ -43,8 +43,10 @@ def of_piece(connection: db.Connection, build: int, piece: str, wanted: Collecti
     It is held to the end of this transaction.
     """
     values = {"build": build, "piece": piece, "tables": list(wanted), "space": db.LOCK_SPACE}
-    connection.execute(db.query("lock_piece"), {**values, "piece": f"{piece} {min(wanted)}"})
-    found = {table: rest for table, *rest in connection.execute(db.query("receipts_of_piece"), values)}
+    with connection.pipeline():
+        connection.execute(db.query("lock_piece"), {**values, "piece": f"{piece} {min(wanted)}"})
+        rows = connection.execute(db.query("receipts_of_piece"), values)
+    found = {table: rest for table, *rest in rows}
     return {table: tuple(rest) for table, rest in found.items()} if len(found) == len(wanted) else {}
 
 
@@ -52,15 +54,19 @@ def enter(connection: db.Connection, build: int, epoch: int, *, durability: str 
     """Show that a worker is at work on this build, and refuse to be an orphan.
 
     With the durability "fast" the transaction's commit does not wait for the disk: a crash of the server may then lose
-    it, rows and receipt together, and the build that it belongs to is not published yet.
+    it, rows and receipt together, and the build that it belongs to is not published yet. Indexes are built in no other
+    server process than the worker's own, with at most 256 MB.
 
     Raises:
         Incomplete: a newer coordinator has taken the build over.
     """
-    if durability == "fast":
-        connection.execute(db.query("commit_later"))
-    connection.execute(db.query("lock_build_shared"), {"space": db.LOCK_SPACE, "build": build})
-    _refuse_orphan(connection, build, epoch)
+    with connection.pipeline():
+        connection.execute(db.query("bound_worker"))
+        if durability == "fast":
+            connection.execute(db.query("commit_later"))
+        connection.execute(db.query("lock_build_shared"), {"space": db.LOCK_SPACE, "build": build})
+        found = connection.execute(db.query("build_epoch"), {"build": build})
+    _refuse_orphan(found.fetchone(), build, epoch)
 
 
 def enter_session(connection: db.Connection, build: int, epoch: int) -> None:
@@ -69,11 +75,12 @@ def enter_session(connection: db.Connection, build: int, epoch: int) -> None:
     Raises:
         Incomplete: a newer coordinator has taken the build over.
     """
-    connection.execute(db.query("lock_build_session"), {"space": db.LOCK_SPACE, "build": build})
-    _refuse_orphan(connection, build, epoch)
+    with connection.pipeline():
+        connection.execute(db.query("lock_build_session"), {"space": db.LOCK_SPACE, "build": build})
+        found = connection.execute(db.query("build_epoch"), {"build": build})
+    _refuse_orphan(found.fetchone(), build, epoch)
 
 
-def _refuse_orphan(connection: db.Connection, build: int, epoch: int) -> None:
-    row = connection.execute(db.query("build_epoch"), {"build": build}).fetchone()
+def _refuse_orphan(row: tuple[Any, ...] | None, build: int, epoch: int) -> None:
     if row is None or row[0] != epoch:
         raise Incomplete(f"another run has taken over build {build}", "etl status")

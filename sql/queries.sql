@@ -128,6 +128,15 @@ select pg_advisory_xact_lock(%(space)s + 1, %(build)s);
 -- A worker's sign that it is at work on a build; held to the end of its transaction.
 select pg_advisory_xact_lock_shared(%(space)s + 1, %(build)s);
 
+-- name: bound_worker
+-- What a worker's transaction may take of the server: one process, and at most 256 MB for an index.
+select set_config('max_parallel_maintenance_workers', '0', true),
+       set_config(
+           'maintenance_work_mem',
+           least(pg_size_bytes(current_setting('maintenance_work_mem')), 268435456) / 1024 || 'kB',
+           true
+       );
+
 -- name: build_is_ours
 -- Whether a build is still there and nobody has taken it over.
 select epoch = %(epoch)s and dropped_at is null from etl.build where build = %(build)s;

@@ -1,5 +1,6 @@
 """Readers see one build whole, and the views keep their identity."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -88,6 +89,32 @@ def test_a_repeatable_read_transaction_keeps_its_build_over_a_flip(connection: d
         assert (first, second) == (("one",), [("one",)])
     assert publish.settle(connection, "game", wait_s=5)
     assert "etl.live" not in str(connection.execute("select pg_get_viewdef('game.powersets'::regclass)").fetchone())
+
+
+@pytest.mark.parametrize("server", ["dsn", "debian_dsn"])
+def test_joins_use_indexes_while_two_builds_are_named(server: str, request: pytest.FixtureRequest) -> None:
+    """The planner takes the union apart; else a look-up around a publication would read whole tables."""
+    dsn = request.getfixturevalue(server)
+    with db.connect(dsn) as connection:
+        make_build(connection, 1, "one")
+        publish.publish(connection, "game", 1)
+        make_build(connection, 2, "two")
+        for schema in ("game_b1", "game_b2"):
+            ddl.create_indexes(connection, schema, "powersets", ddl.table_file("powersets"))
+        with psycopg.connect(dsn) as lingering:
+            lingering.execute("select pg_current_xact_id()")
+            assert not publish.publish(connection, "game", 2, settle_s=0.1).settled
+            connection.execute("set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off")
+            plan = "\n".join(
+                line
+                for (line,) in connection.execute(
+                    "explain select * from game.powersets a"
+                    " left join game.powersets b on b.id = a.archetype_id where a.full_name = 'C.s7'"
+                )
+            )
+
+    assert "Subquery Scan" not in plan
+    assert len(re.findall(r"Index Cond: \(id = \w+\.archetype_id\)", plan)) == 2, plan
 
 
 def test_no_statement_mixes_two_builds(connection: db.Connection, dsn: str) -> None:

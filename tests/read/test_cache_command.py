@@ -106,6 +106,25 @@ def test_a_load_may_warm_right_after_the_publication(game: Game, new_reader, new
     assert counted(reader, "database") == (0, 0)
 
 
+def test_an_update_may_warm_what_it_changed(game: Game, new_reader, new_redis, tmp_path) -> None:
+    """`etl update --warm`; where nothing differs, nothing is read ahead."""
+    server = new_redis()
+    source = tmp_path / "powers.json"
+    changed = [{**record, "Description": "changed"} for record in game.records]
+    source.write_text(json.dumps(changed))
+    words = ("update", source, "--store", tmp_path / "store", "--executor", "inline://", "--quiet", "--warm", "--json")
+    environment = {"DATABASE_URL": game.dsn, "REDIS_URL": server.url}
+    first, second = run(*words, environment=environment), run(*words, environment=environment)
+    reader = new_reader(server.url)
+    numbers = [number for (number,) in game.rows("select id from game.power_directory")]
+
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr
+    assert f"warmed: {len(numbers)} powers" in first.stderr
+    assert "warmed" not in second.stderr
+    assert {reader.power(number).description for number in numbers} == {"changed"}
+    assert counted(reader, "database") == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "next_step"),
     [
