@@ -30,7 +30,7 @@ def december(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 def memory(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """A tenth and the whole of the records: memory must not grow with them."""
     figures = []
-    with servers(folder) as found:
+    with servers(folder, given.server) as found:
         for records in (given.records // 10, given.records):
             source = folder / f"{given.shape}-{records}.json"
             etl("generate", "--shape", given.shape, "--records", str(records), "--seed", "1", "--out", str(source))
