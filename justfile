@@ -76,6 +76,12 @@ types: _tools
 # tests, lint and types
 check: test lint types
 
+# known vulnerabilities of what is installed, before a release; needs the network
+audit: _installed
+    {{ python }} -m venv {{ quote(root / ".venv/audit") }}
+    {{ quote(root / ".venv/audit/bin/python") }} -m pip install --quiet pip-audit
+    {{ quote(root / ".venv/audit/bin/pip-audit") }} --path {{ quote(root / ".venv/lib") }}/python*/site-packages
+
 # what must be fast, measured on this machine
 bench *OPTIONS: _installed
     {{ python }} scripts/bench.py "$@"
