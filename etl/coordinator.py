@@ -38,7 +38,7 @@ from etl import (
     work,
 )
 from etl.config import MIB
-from etl.errors import EtlError, Incomplete, InputError, Interrupted, TooManyRejects, Transient, UsageError
+from etl.errors import EtlError, Incomplete, InputError, Interrupted, StoreError, TooManyRejects, Transient, UsageError
 from etl.model import Event, Manifest, Progress, Reject
 from etl.outcome import LoadResult
 from etl.plan import CheckTask, IndexTask, Leaf, LeafResult, LeafTask, RegisterTask, cut_leaves
@@ -375,9 +375,26 @@ def _begin(run: _Run) -> None:
 
 
 def _work(run: _Run) -> None:
-    """Register the names, load the leaves that have no receipt, index the plain tables."""
+    """Do what comes before a build is finished.
+
+    Raises:
+        StoreError: a part is not what was written. The build is dropped: what changes while it is read may pass for data,
+            and nobody knows since when it is so.
+    """
+    try:
+        _fill(run)
+    except StoreError as error:
+        _end_workers(run.connection, run.build)
+        _drop(run.connection, run.options.schema, run.build)
+        raise StoreError(
+            f"{error.message}; build {run.build}, which may have read it, was dropped", error.hint
+        ) from error
+
+
+def _fill(run: _Run) -> None:
+    """Register the names, load the leaves that have no receipt, index the plain tables; prove the parts before and after."""
     with run.phase("check"):
-        _check_parts(run)
+        _check_parts(run, [leaf for leaf in run.leaves if not _is_loaded(run, leaf)])
     with run.phase("register"):
         if ("power_directory", "all") not in run.done:
             task = RegisterTask(
@@ -406,11 +423,13 @@ def _work(run: _Run) -> None:
             if (name, "indexes") not in run.done
         ]
         _each(run, work.index_table, tasks)
+    with run.phase("check again"):
+        _check_parts(run, run.leaves)
 
 
-def _check_parts(run: _Run) -> None:
-    """Prove the parts that are still to be read: a flipped bit can pass for data (3 of 6 did)."""
-    todo = {name for leaf in run.leaves if not _is_loaded(run, leaf) for name in leaf.powersets}
+def _check_parts(run: _Run, leaves: Sequence[Leaf]) -> None:
+    """Prove the parts that leaves are read from: a flipped bit can pass for data (3 of 6 did)."""
+    todo = {name for leaf in leaves for name in leaf.powersets}
     named = {ref.part for p in run.manifest.partitions if p.powerset in todo for ref in p.batches}
     tasks = [
         CheckTask(store=run.options.store, split_id=run.manifest.split_id, part=part)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 
 import etl
 from etl import config, coordinator, db, ddl, generate, publish, tables
-from etl.errors import DatabaseError, UsageError
+from etl.errors import DatabaseError, StoreError, UsageError
+from etl.model import Event
 
 RECORDS = 1_500
 
@@ -119,6 +121,27 @@ def test_a_failure_between_copy_and_commit_leaves_neither_rows_nor_receipt(store
         result = coordinator.load(options(store, dsn))
         assert result.leaves_kept > 0
         assert result.loaded == RECORDS
+
+
+def test_a_part_that_changes_while_it_is_read_costs_the_build(store: str, dsn: str, tmp_path: Path) -> None:
+    """What was proven before it was read may have passed for data since: nothing of it is kept, or published."""
+    own = tmp_path / "store"
+    shutil.copytree(store, own)
+    part = min(own.rglob("*.arrow"))
+    whole = part.read_bytes()
+
+    def spoil(event: Event) -> None:
+        if event.phase == "index":
+            part.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+
+    with pytest.raises(StoreError, match=f"{part.name}.* damaged.* dropped"):
+        coordinator.load(options(str(own), dsn), spoil)
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("select count(*) from etl.live").fetchone() == (0,)
+        assert connection.execute("select to_regnamespace('game_b1')").fetchone() == (None,)
+    part.write_bytes(whole)
+
+    assert coordinator.load(options(str(own), dsn)).leaves_kept == 0
 
 
 def test_a_killed_load_goes_on_where_it_was(store: str, dsn: str, empty_dsn: str) -> None:
