@@ -75,7 +75,7 @@ class RegisterTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckTask:
-    """One part of a split, to be proven before it is loaded."""
+    """One part of a split, to be proven before it is read, and after."""
 
     store: str
     split_id: str

@@ -36,7 +36,7 @@ from etl import (
 )
 from etl.errors import Busy, Interrupted, SchemaError, UsageError
 from etl.model import Event, Manifest, Progress
-from etl.plan import Difference, DiffTask, Leaf, NamesTask, StageTask
+from etl.plan import CheckTask, Difference, DiffTask, Leaf, NamesTask, StageTask
 from etl.scope import Scope, other_ddl
 from etl.store import entities
 from etl.store import manifest as manifests
@@ -48,8 +48,8 @@ MOST_GONE = 0.10
 # Above this share of changed powers a rebuild is cheaper, and is proposed.
 MOST_CHANGED = 0.20
 
-# Up to here one process compares, and up to here it stages, while others would still be starting (0.4 s of a core each;
-# measured by scripts/bench.py update).
+# Up to here one process compares and proves, and up to here it stages, while others would still be starting (0.4 s of a
+# core each; measured by scripts/bench.py update).
 _TASK_BYTES = 64 << 20
 _FEW_POWERS = 1_000
 _KINDS = ("changed", "new", "gone", "renewed")
@@ -285,6 +285,7 @@ class _Update:
         )
         try:
             rows = self._timed("stage", lambda: self._stage(differences))
+            self._timed("check", self._check_parts)
             job = self._application(run)
             generation, rejected = self._timed("apply", lambda: apply.apply(self._connection, job))
         except BaseException as error:
@@ -414,6 +415,18 @@ class _Update:
             rows.update(counts)
         self._judge_rejects()
         return dict(rows)
+
+    def _check_parts(self) -> None:
+        """Prove the parts now that they were read: the split proved them before, and what changed since passes for data.
+
+        Raises:
+            StoreError: a part is not what was written; nothing has changed for readers.
+        """
+        where = {"store": self._options.store, "split_id": self._manifest.split_id}
+        tasks = [CheckTask(part=part, **where) for part in self._manifest.parts]
+        pool = self._workers_if(sum(task.part.bytes for task in tasks) > _TASK_BYTES)
+        for _ in coordinator.collect(pool, work.check_part, tasks, self._stop):
+            pass
 
     def _judge_rejects(self) -> None:
         """Learn which rejects of before the split does not have any more; give up where too many would be left."""

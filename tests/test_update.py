@@ -13,7 +13,8 @@ from test_coordinator import checksums
 
 import etl
 from etl import config, coordinator, generate, update
-from etl.errors import Interrupted, SchemaError, UsageError
+from etl.errors import Interrupted, SchemaError, StoreError, UsageError
+from etl.model import Event
 from etl.scope import Scope, scope_of
 
 RECORDS = 600
@@ -294,6 +295,27 @@ def test_a_stopped_update_leaves_nothing_and_goes_on(base, split, dsn) -> None:
     with psycopg.connect(dsn) as connection:
         left = connection.execute("select relname from pg_class where relname like 'staged%'").fetchall()
     assert left == []
+
+
+def test_a_part_that_changes_while_it_is_read_stops_the_update(base, split, dsn) -> None:
+    """What was proven before it was read may have passed for data since; nobody sees any of it."""
+    coordinator.load(at(split(base), dsn))
+    before = checksums(dsn)
+    options = at(split(changed_source(base)[0]), dsn)
+    part = min((Path(options.store) / str(options.split_id)).rglob("*.arrow"))
+    whole = part.read_bytes()
+
+    def spoil(event: Event) -> None:
+        if event.phase == "check":
+            part.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+
+    with pytest.raises(StoreError, match=f"{part.name}.* damaged"):
+        update.update(options, Scope(), spoil)
+    assert checksums(dsn) == before
+    part.write_bytes(whole)
+    update.update(options, Scope())
+
+    assert checksums(dsn) != before
 
 
 def test_june_to_december_names_what_changed(pack, tmp_path: Path, dsn: str) -> None:
