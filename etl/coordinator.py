@@ -423,8 +423,9 @@ def _fill(run: _Run) -> None:
             if (name, "indexes") not in run.done
         ]
         _each(run, work.index_table, tasks)
-    with run.phase("check again"):
-        _check_parts(run, run.leaves)
+    if not finish.is_finished(run.connection, run.build):  # then they were proven, and may be gone by now
+        with run.phase("check again"):
+            _check_parts(run, run.leaves)
 
 
 def _check_parts(run: _Run, leaves: Sequence[Leaf]) -> None:
@@ -535,7 +536,7 @@ def _load_leaves(run: _Run) -> None:
         _note_leaf(run, ended)
         rejected += ended.rejects
         limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
-        run.progress(_loading(run, ready, total, len(todo) - number))
+        run.progress(replace(_loading(run, ready, total, len(todo) - number), message=ended.leaf))
     _stop_here(run)
     if lost or run.session.is_lost:
         raise lost[0] if lost else Transient("the connection of the coordinator was lost")

@@ -8,7 +8,7 @@ bounds of both levels, so that ATTACH needs no scan.
 import hashlib
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -201,29 +201,25 @@ def analyze(connection: db.Connection, schema: str, table: str, name: str, *, in
     connection.execute(statement)
 
 
-def attach_leaf(connection: db.Connection, schema: str, table: str, leaf: Leaf) -> None:
-    """Attach a leaf to its archetype's branch, or in its place; the parents adopt its indexes. May be run twice."""
-    own = db.identifier(schema, f"{table}_{leaf.name}")
-    if _is_attached(connection, schema, f"{table}_{leaf.name}"):
-        return
-    if not _is_attached(connection, schema, f"{table}_{leaf.archetype}"):
-        parent, archetype = db.identifier(schema, table), sql.Literal(leaf.archetype_id)
-        connection.execute(db.query("attach_only_leaf", parent=parent, leaf=own, archetype=archetype))
-        return
-    connection.execute(
-        db.query(
-            "attach_leaf",
-            branch=db.identifier(schema, f"{table}_{leaf.archetype}"),
-            leaf=own,
-            lower=sql.SQL("minvalue") if leaf.lower is None else sql.Literal(leaf.lower),
-            upper=sql.SQL("maxvalue") if leaf.upper is None else sql.Literal(leaf.upper),
-        )
-    )
-
-
-def _is_attached(connection: db.Connection, schema: str, name: str) -> bool:
-    """Whether a relation is a partition of another."""
-    return connection.execute(db.query("attached_to"), {"schema": schema, "name": name}).fetchone() is not None
+def attach_leaves(connection: db.Connection, schema: str, table: str, leaves: Iterable[Leaf]) -> None:
+    """Attach leaves to their archetype's branch, or in its place; the parents adopt their indexes. May be run twice."""
+    partitions = connection.execute(db.query("partitions_of_schema"), {"schema": schema}).fetchall()
+    is_leaf = {name: bool(whether) for name, _, whether in partitions}
+    for leaf in leaves:
+        name, branch = f"{table}_{leaf.name}", f"{table}_{leaf.archetype}"
+        if name in is_leaf:
+            continue
+        own = db.identifier(schema, name)
+        if is_leaf.get(branch, True):
+            parent, archetype = db.identifier(schema, table), sql.Literal(leaf.archetype_id)
+            statement = db.query("attach_only_leaf", parent=parent, leaf=own, archetype=archetype)
+        else:
+            lower = sql.SQL("minvalue") if leaf.lower is None else sql.Literal(leaf.lower)
+            upper = sql.SQL("maxvalue") if leaf.upper is None else sql.Literal(leaf.upper)
+            statement = db.query(
+                "attach_leaf", branch=db.identifier(schema, branch), leaf=own, lower=lower, upper=upper
+            )
+        connection.execute(statement)
 
 
 def drop_build(connection: db.Connection, schema: str, *, timeout_s: float = 60.0) -> None:

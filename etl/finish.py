@@ -1,6 +1,5 @@
 """Finishing a build: leaves attached, keys and indexes, the view, and the proof that all rows are there."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 from etl import db, ddl, tables
@@ -26,7 +25,7 @@ def finish(
 
     Each leaf is attached in a transaction of its own, which a later run need not do again: the server tells every session
     of each relation that is touched, and a session that is told of some 4,000 at once forgets all it knew of the
-    catalogs; readers would plan from nothing, 50 ms of a core for each (MAXNUMMESSAGES in its sinvaladt.c).
+    catalogs (MAXNUMMESSAGES in its sinvaladt.c); all readers would plan from nothing at once.
 
     Returns the rows per table. A build that a stopped run has finished already is only counted; what a renewal has
     from the build below it is finished.
@@ -34,14 +33,13 @@ def finish(
     Raises:
         MismatchError: a table does not hold the rows its receipts name.
     """
-    row = connection.execute(db.query("build_is_finished"), {"build": build}).fetchone()
-    if row and row[0]:
+    if is_finished(connection, build):
         return {name: _count(connection, schema, name, done) for name in wanted}
     homes = {name: ddl.home(connection, schema, name) for name in tables.TABLES}
     own = [name for name in wanted if homes[name] == schema]
     partitioned = [name for name in own if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
-    for name, leaf in itertools.product(partitioned, leaves):
-        ddl.attach_leaf(connection, schema, name, leaf)
+    for name in partitioned:
+        ddl.attach_leaves(connection, schema, name, leaves)
     with connection.transaction():
         linked = {name: db.identifier(homes[name], name) for name in ("archetypes", "powersets", "powers")}
         if homes["powersets"] == schema:
@@ -58,6 +56,12 @@ def finish(
                 ddl.create_view(connection, schema, name, path)
         connection.execute(db.query("finish_build"), {"build": build})
     return rows
+
+
+def is_finished(connection: db.Connection, build: int) -> bool:
+    """Whether a build has gone through ``finish`` already."""
+    row = connection.execute(db.query("build_is_finished"), {"build": build}).fetchone()
+    return bool(row and row[0])
 
 
 def _count(connection: db.Connection, schema: str, name: str, done: Mapping[tuple[str, str], Receipt]) -> int:

@@ -30,7 +30,8 @@ _log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.05
 # Pauses after a function that sessions plan with anew, and after one over partitioned tables, which costs each of them
-# tens of milliseconds of a core: eight on two cores are done with it in this time (scripts/rebuild_while_read.py).
+# tens of milliseconds of a core: eight on two cores are done with it in this time (the longest reads that
+# scripts/rebuild_while_read.py lists).
 _BREATH_S = 0.1
 _LONG_BREATH_S = 0.5
 
@@ -124,18 +125,14 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) 
         before &= _transactions(connection, "transactions_in_progress")
     build = int(row[0])
     schema = schema_of(live_schema, build)
-    for name in sorted(_relations(connection, schema), key=_is_partitioned, reverse=True):
-        columns = _columns(connection, schema, name)
-        _replace_function(
-            connection,
-            live_schema,
-            name,
-            columns,
-            _branch(connection, live_schema, name, build, columns, "settled_branch"),
-        )
-        _breathe(connection, live_schema, name)
+    # First what nobody reads: as long as another function is still to be settled, a killed run's next one comes here again.
     for (name,) in connection.execute(db.query("unread_functions"), {"schema": live_schema}).fetchall():
         connection.execute(db.query("drop_function", function=_function_by_name(name)))
+    for name in sorted(_relations(connection, schema), key=_is_partitioned, reverse=True):
+        columns = _columns(connection, schema, name)
+        branch = _branch(connection, live_schema, name, build, columns, "settled_branch")
+        _replace_function(connection, live_schema, name, columns, branch)
+        _breathe(connection, live_schema, name)
     return True
 
 
@@ -166,27 +163,16 @@ def _widen(connection: db.Connection, live_schema: str, old: int | None, new: in
     for name in sorted(names, key=_is_partitioned):
         columns = _columns(connection, schema, name)
         found = [build for build in builds if _exists(connection, schema_of(live_schema, build), name)]
-        branches = {build: _branch(connection, live_schema, name, build, columns, "gated_branch") for build in found}
+        branches = [_branch(connection, live_schema, name, build, columns, "gated_branch") for build in found]
+        query = db.query(
+            "gated_branches",
+            names=sql.SQL(", ").join(map(db.identifier, columns)),
+            branches=sql.SQL("\nunion all\n").join(branches),
+            live=sql.Literal(live_schema),
+        )
         connection.execute(db.query("let_everybody_read", relation=db.identifier(schema, name)))
-        _name_builds(connection, live_schema, name, columns, branches)
-
-
-def _name_builds(
-    connection: db.Connection,
-    live_schema: str,
-    name: str,
-    columns: Mapping[str, str],
-    branches: Mapping[int, sql.Composed],
-) -> None:
-    """Let a function name these builds, and give the sessions that read time to plan anew."""
-    query = db.query(
-        "gated_branches",
-        names=sql.SQL(", ").join(map(db.identifier, columns)),
-        branches=sql.SQL("\nunion all\n").join(branches.values()),
-        live=sql.Literal(live_schema),
-    )
-    _replace_function(connection, live_schema, name, columns, query)
-    _breathe(connection, live_schema, name)
+        _replace_function(connection, live_schema, name, columns, query)
+        _breathe(connection, live_schema, name)
 
 
 def _breathe(connection: db.Connection, live_schema: str, name: str) -> None:

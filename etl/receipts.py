@@ -61,7 +61,7 @@ def enter(connection: db.Connection, build: int, epoch: int, *, durability: str 
         Incomplete: a newer coordinator has taken the build over.
     """
     with connection.pipeline():
-        connection.execute(db.query("bound_worker"))
+        connection.execute(db.query("bound_worker"), {"local": True})
         if durability == "fast":
             connection.execute(db.query("commit_later"))
         connection.execute(db.query("lock_build_shared"), {"space": db.LOCK_SPACE, "build": build})
@@ -76,6 +76,7 @@ def enter_session(connection: db.Connection, build: int, epoch: int) -> None:
         Incomplete: a newer coordinator has taken the build over.
     """
     with connection.pipeline():
+        connection.execute(db.query("bound_worker"), {"local": False})
         connection.execute(db.query("lock_build_session"), {"space": db.LOCK_SPACE, "build": build})
         found = connection.execute(db.query("build_epoch"), {"build": build})
     _refuse_orphan(found.fetchone(), build, epoch)

@@ -129,12 +129,12 @@ select pg_advisory_xact_lock(%(space)s + 1, %(build)s);
 select pg_advisory_xact_lock_shared(%(space)s + 1, %(build)s);
 
 -- name: bound_worker
--- What a worker's transaction may take of the server: one process, and at most 256 MB for an index.
-select set_config('max_parallel_maintenance_workers', '0', true),
+-- What a worker's transaction, or its session, may take of the server: one process, and at most 256 MB for an index.
+select set_config('max_parallel_maintenance_workers', '0', %(local)s),
        set_config(
            'maintenance_work_mem',
            least(pg_size_bytes(current_setting('maintenance_work_mem')), 268435456) / 1024 || 'kB',
-           true
+           %(local)s
        );
 
 -- name: build_is_ours
@@ -485,14 +485,6 @@ alter table {branch} attach partition {leaf} for values from ({lower}) to ({uppe
 -- name: attach_only_leaf
 -- The leaf of an archetype that has no other.
 alter table {parent} attach partition {leaf} for values in ({archetype});
-
--- name: attached_to
--- What a relation is a partition of; no row if it is none.
-select h.inhparent::regclass::text
-from pg_inherits h
-join pg_class c on c.oid = h.inhrelid
-where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
-  and c.relname = %(name)s;
 
 -- name: drop_view
 drop materialized view if exists {relation};

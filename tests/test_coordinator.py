@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -142,6 +143,23 @@ def test_a_part_that_changes_while_it_is_read_costs_the_build(store: str, dsn: s
     part.write_bytes(whole)
 
     assert coordinator.load(options(str(own), dsn)).leaves_kept == 0
+
+
+def test_a_finished_build_outlives_the_parts_that_it_was_made_of(store: str, dsn: str, tmp_path: Path) -> None:
+    """They were proven after the last one was read; what becomes of them before the publication matters to nobody."""
+    own = tmp_path / "store"
+    shutil.copytree(store, own)
+    coordinator.load(options(str(own), dsn))
+    again = replace(options(str(own), dsn), fresh=True, publish_timeout_s=0.2)
+    with psycopg.connect(dsn) as reader:
+        reader.execute("select count(*) from game.powers")
+        with pytest.raises(DatabaseError, match="stay open"):
+            coordinator.load(again)
+    min(own.rglob("*.arrow")).unlink()
+    result = coordinator.load(again)
+
+    assert (result.build, result.leaves_loaded) == (2, 0)
+    assert result.loaded == RECORDS
 
 
 def test_a_killed_load_goes_on_where_it_was(store: str, dsn: str, empty_dsn: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from etl import db, ddl, publish, tables
 from etl.errors import DatabaseError, SchemaError
+from etl.plan import Leaf
 
 POWERSET = (
     "insert into {}.powersets (id, name, full_name, display_name, archetype_id, powerset_type, category)"
@@ -332,3 +333,30 @@ def test_a_live_schema_with_a_table_of_our_name_is_refused(empty_dsn: str) -> No
             publish.check_live_schema(connection, "game", ["powers"])
 
     assert "--schema" in str(caught.value)
+
+
+def test_archetypes_whose_names_look_like_leaves_have_their_place(connection: db.Connection) -> None:
+    """Leaf 00 of "x" is called like an archetype "x_00" would be; attaching twice changes nothing."""
+    ddl.create_build(connection, "game_b7", {"cut": 3})
+    leaves = [
+        Leaf(
+            name=name, archetype=archetype, archetype_id=number, lower=lower, upper=upper,
+            powersets=(), rows=0, bytes=0, digest="",
+        )
+        for name, archetype, number, lower, upper in (
+            ("x_00", "x", 1, None, None), ("x_00_00", "x_00", 2, None, None),
+            ("cut_00", "cut", 3, None, 50), ("cut_01", "cut", 3, 50, None),
+        )
+    ]  # fmt: skip
+    for leaf in leaves:
+        ddl.create_leaf(connection, "game_b7", "powers", leaf.name)
+    ddl.attach_leaves(connection, "game_b7", "powers", leaves)
+    ddl.attach_leaves(connection, "game_b7", "powers", leaves)
+    parents = "select c.relname, p.relname from pg_inherits h join pg_class c on c.oid = inhrelid join pg_class p on p.oid = inhparent where c.relkind = 'r' and c.relname like 'powers%' order by 1"
+
+    assert [row for row in connection.execute(parents) if "npc" not in row[0]] == [
+        ("powers_cut_00", "powers_cut"),
+        ("powers_cut_01", "powers_cut"),
+        ("powers_x_00", "powers"),
+        ("powers_x_00_00", "powers"),
+    ]

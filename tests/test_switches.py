@@ -17,7 +17,7 @@ from places import database, in_database
 from test_coordinator import checksums, options
 
 import etl
-from etl import coordinator, generate, postgres, server, tables
+from etl import coordinator, db, generate, postgres, server, tables
 
 RECORDS = 400
 COMBINATIONS = list(itertools.product(("safe", "fast"), ("after", "before", "deferred"), (True, False)))
@@ -217,3 +217,17 @@ def test_a_crash_in_the_middle_leaves_no_receipt_without_its_rows(
     assert kept >= (25 if durability == "safe" else 0)
     assert again.returncode == 0
     assert checksums(dsn) == checksums(reference)
+
+
+def test_a_worker_takes_one_process_and_at_most_256_mb_of_the_server(dsn: str) -> None:
+    """For a transaction, or for the session of what is built later; less is left as it is."""
+    told = "select current_setting('maintenance_work_mem'), current_setting('max_parallel_maintenance_workers')"
+    with psycopg.connect(dsn) as connection:
+        for local, given, most in ((True, "2GB", "256MB"), (True, "8MB", "8MB"), (False, "2GB", "256MB")):
+            connection.execute("select set_config('maintenance_work_mem', %s, false)", (given,))
+            connection.commit()
+            connection.execute(db.query("bound_worker"), {"local": local})
+            assert connection.execute(told).fetchone() == (most, "0")
+            connection.commit()
+            row = connection.execute(told).fetchone()
+            assert row and row[0] == (given if local else most)

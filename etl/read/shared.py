@@ -75,7 +75,7 @@ class SharedTier:
         """
         names = [name for one in wanted for name in ((one.key,) if one.key == one.absent else (one.key, one.absent))]
         asked = [self._name("all"), self._name("lists"), *map(self._name, names)]
-        found = self._try(lambda: _mget(self._client.connection_pool, asked))
+        found = self._try(lambda: mget(self._client.connection_pool, asked))
         if found is None:
             return [None] * len(wanted), None
         marks = self._marks(found[0], found[1])
@@ -240,10 +240,13 @@ class SharedTier:
         return found
 
 
-def _mget(pool: redis.ConnectionPool, names: Sequence[str]) -> list[Any]:
+def mget(pool: redis.ConnectionPool, names: Sequence[str]) -> list[Any]:
     """Do what ``Redis.mget`` does, on a connection of the pool: the client's layers above take longer than Redis.
 
-    60 microseconds instead of 110 for four small values, 25 of them on the way (`scripts/bench.py read` tells the sum).
+    `scripts/bench.py read` measures both (docs/performance.md); tests/read/test_redis_faults.py has them agree.
+
+    Raises:
+        redis.RedisError: it does not answer, or refuses.
     """
     connection: Any = pool.get_connection()
     try:

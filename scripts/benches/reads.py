@@ -29,6 +29,7 @@ from psycopg.rows import dict_row
 
 from benches import common as bench
 from etl.read import PoolOptions, PowerReader
+from etl.read.shared import mget
 
 sys.path.insert(0, str(bench.ROOT / "tests"))
 from redis_server import RedisServer, find_binary  # tests and bench start the same one
@@ -181,6 +182,9 @@ def alternatives(dsn: str, url: str, some: list[tuple[int, str, int]]) -> Iterat
         for row in connection.execute(f"{query} where p.id = any (%s)", (ids,)):  # type: ignore[arg-type]
             client.set(f"old:power:{row['id']}", json.dumps(row, default=str), ex=3600)
     yield told("JSON in Redis", timed([lambda n=n: json.loads(client.get(f"old:power:{n}") or b"") for n in ids]))
+    few = [f"old:power:{number}" for number in ids[:4]]
+    for what, ask in (("the client's", lambda: client.mget(few)), ("ours", lambda: mget(client.connection_pool, few))):
+        yield told(f"MGET of four rows, {what}", timed([ask] * 2_000))
     client.close()
     with suppress(ImportError):
         import sqlalchemy

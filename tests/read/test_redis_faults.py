@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+import redis
 from reading import Game, counted
 from redis_server import RedisServer
 
@@ -15,6 +16,7 @@ from etl.errors import UsageError
 from etl.read import PowerReader, envelope
 from etl.read.breaker import Breaker
 from etl.read.envelope import Marks
+from etl.read.shared import mget
 
 Maker = Callable[..., PowerReader]
 Starter = Callable[..., RedisServer]
@@ -107,6 +109,18 @@ def test_a_redis_that_refuses_the_password_is_done_without(
     assert "one" not in "".join(record.getMessage() for record in caplog.records).replace("going on", "")
     assert right(new_reader(server.url), numbers)
     assert server.client.dbsize() > len(numbers)
+
+
+def test_the_short_way_to_redis_gives_what_the_client_gives(new_redis: Starter) -> None:
+    """Values, gaps, and errors; the connection is good for the next call after each."""
+    client = new_redis().client
+    client.mset({"one": b"1" * 5000, "empty": b""})
+    names = ["one", "nothing", "empty"]
+
+    assert mget(client.connection_pool, names) == client.mget(names) == [b"1" * 5000, None, b""]
+    with pytest.raises(redis.ResponseError):
+        mget(client.connection_pool, [])
+    assert mget(client.connection_pool, names) == client.mget(names)
 
 
 def test_a_full_redis_goes_on_answering_what_it_has(
