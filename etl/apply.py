@@ -71,7 +71,8 @@ def apply(connection: db.Connection, job: Application) -> tuple[int, int]:
         _prove_sum(connection, job)
         if job.whole:
             leaves = _regrouped(job, leaves)
-        _renew_receipts(connection, job, leaves, grown)
+        with connection.pipeline():
+            _renew_receipts(connection, job, leaves, grown)
         for name, _ in ddl.views():
             home = ddl.home(connection, job.schema, name)
             connection.execute(db.query("refresh_view", relation=db.identifier(home, name)))
@@ -83,8 +84,10 @@ def apply(connection: db.Connection, job: Application) -> tuple[int, int]:
 
 def drop_staged(connection: db.Connection, schema: str) -> None:
     """Drop what an update staged, or a stopped one left."""
-    for (name,) in connection.execute(db.query("staged_exists"), {"schema": schema}).fetchall():
-        connection.execute(db.query("drop_table", relation=db.identifier(schema, name)))
+    found = connection.execute(db.query("staged_exists"), {"schema": schema}).fetchall()
+    with connection.pipeline():
+        for (name,) in found:
+            connection.execute(db.query("drop_table", relation=db.identifier(schema, name)))
 
 
 def _add_leaves(connection: db.Connection, job: Application) -> list[Leaf]:

@@ -158,7 +158,7 @@ def _run(run: _Run, started: float, memory: metrics.PeakMemory) -> LoadResult:
         live = _live(run)
         if live is not None:
             return replace(live, seconds=time.perf_counter() - started, peak_bytes=memory.peak_bytes)
-        run.pool.warm(work.warm)
+        run.pool.warm("polars", "etl.transforms", "etl.leaf")
         with run.phase("plan"):
             _plan(run)
         run.number = ledger.begin(
@@ -489,10 +489,14 @@ def _each(run: _Run, function: Callable[[T], object], tasks: list[T]) -> None:
 
 
 def collect(
-    pool: parallel.Pool, function: Callable[[T], R], tasks: Sequence[T], stop: Callable[[], bool]
+    pool: parallel.Pool,
+    function: Callable[[T], R],
+    tasks: Sequence[T],
+    stop: Callable[[], bool],
+    window: int | None = None,
 ) -> Iterator[R]:
-    """Yield the results of tasks as they end; the first failure is raised."""
-    with closing(pool.run(function, tasks, stop=stop)) as outcomes:
+    """Yield the results of tasks as they end; the first failure is raised. ``window``: see ``parallel.Pool.run``."""
+    with closing(pool.run(function, tasks, window=window, stop=stop)) as outcomes:
         for _, ended in outcomes:
             if isinstance(ended, Exception):
                 raise ended

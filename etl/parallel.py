@@ -6,6 +6,7 @@ is a suspect and runs again alone, and one that kills its worker alone as well c
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -189,22 +190,22 @@ class Pool:
         arguments = (os.getpid(), self._environment)
         return ProcessPoolExecutor(self.workers, get_context("spawn"), initializer=_start_worker, initargs=arguments)
 
-    def warm(self, function: Callable[[], object]) -> None:
-        """Let every worker start and call ``function`` (which imports what it will need) while the caller goes on."""
+    def warm(self, *modules: str, workers: int | None = None) -> None:
+        """Let workers, all unless told, start and import what their tasks need, while the caller goes on."""
         if self._scheme != "inline":
             with _born_deaf():
-                for _ in range(self.workers):
-                    self._get().submit(function)
+                for _ in range(workers or self.workers):
+                    self._get().submit(_import, modules)
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers that run now."""
         processes = getattr(self._executor, "_processes", None) or {}
         return list(processes)
 
-    def close(self) -> None:
-        """Wait for the workers to end."""
+    def close(self, *, wait: bool = True) -> None:
+        """Let the workers end, and wait for that."""
         if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor.shutdown(wait=wait, cancel_futures=True)
             self._executor = None
 
     def kill(self) -> None:
@@ -242,6 +243,11 @@ def _born_deaf() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _import(modules: Iterable[str]) -> None:
+    for name in modules:
+        importlib.import_module(name)
 
 
 def _start_worker(parent: int, environment: Mapping[str, str]) -> None:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from etl import bulkload, config, db, leaf, tables
 from etl.model import LeafContext, Manifest, Partition, Reject
@@ -53,6 +52,8 @@ def lost_names(task: NamesTask) -> tuple[str, ...]:
     Raises:
         StoreError: a part is missing or damaged.
     """
+    import pyarrow.compute as pc  # a tenth of a second, which a comparison does without
+
     manifest = leaf.manifest_of(task.store, task.split_id)
     wanted, found = pa.array(task.uids, pa.string()), set[str]()
     for batch in parts.read_runs(task.store, manifest, manifest.partitions, ["uid"]):
@@ -85,44 +86,45 @@ def stage(task: StageTask) -> dict[str, int]:
     wanted = _partitions(manifest, task.partitions)
     rows = dict.fromkeys(task.tables, 0)
     with db.connect(os.environ[config.DSN_VARIABLE], name="etl update: stage", autocommit=False) as connection:
-        runs = parts.read_runs(task.store, manifest, wanted)
-        for batch in leaf.coalesce(runs, task.batch_rows, task.batch_bytes):
-            context, touched = _touched(connection, task, batch)
-            if not touched.num_rows:
-                continue
-            built, rejects = tables.build(manifest.format, touched, context, task.tables)
+        context = _context(connection, task)
+        touched = (_touched(batch, context) for batch in parts.read_runs(task.store, manifest, wanted))
+        for batch in leaf.coalesce((batch for batch in touched if batch.num_rows), task.batch_rows, task.batch_bytes):
+            built, rejects = tables.build(manifest.format, batch, context, task.tables)
             for name in task.tables:
                 relation = db.identifier(task.schema, f"staged_{name}")
                 rows[name] += bulkload.copy(connection, relation, tables.spec(name).columns, [built[name]])[0]
-            _set_aside(connection, task, split_rejects.placed(rejects, touched, task.store, manifest))
+            _set_aside(connection, task, split_rejects.placed(rejects, batch, task.store, manifest))
         connection.commit()
     return rows
 
 
-def _touched(connection: db.Connection, task: StageTask, batch: pa.RecordBatch) -> tuple[LeafContext, pa.RecordBatch]:
-    """Return the touched records of a batch, with the ids that they need."""
+def _touched(batch: pa.RecordBatch, context: LeafContext) -> pa.RecordBatch:
+    """Return the touched records of a batch; may be empty."""
+    return batch.filter(pa.array([uid in context.power_ids for uid in batch.column("uid").to_pylist()], pa.bool_()))
+
+
+def _context(connection: db.Connection, task: StageTask) -> LeafContext:
+    """Return the ids that the task's records need; those of powers are the touched ones'."""
     schema = db.identifier(task.schema)
-    uids = batch.column("uid").to_pylist()
-    ids: dict[str, int] = dict(connection.execute(db.query("touch_ids", schema=schema), {"uids": uids}).fetchall())
     names = [powerset for _, powerset in task.partitions]
-    sets: dict[str, int] = dict(connection.execute(db.query("powerset_ids"), {"uids": names}).fetchall())
-    archetypes: dict[str, int] = dict(connection.execute(db.query("archetype_ids")).fetchall())
-    order = {
-        uid: position
-        for (members,) in connection.execute(
-            db.query("staged_order", schema=schema), {"powersets": list(sets.values())}
-        )
-        for position, uid in enumerate(members)
-    }
+    with connection.pipeline():
+        found = connection.execute(db.query("powerset_ids"), {"uids": names})
+        known = connection.execute(db.query("archetype_ids"))
+    sets: dict[str, int] = dict(found.fetchall())
+    archetypes: dict[str, int] = dict(known.fetchall())
+    numbers = {"powersets": list(sets.values())}
+    with connection.pipeline():
+        ids = connection.execute(db.query("touched_ids", schema=schema), numbers)
+        ordered = connection.execute(db.query("staged_order", schema=schema), numbers)
+    powers: dict[str, int] = dict(ids.fetchall())
+    order = {uid: position for (members,) in ordered for position, uid in enumerate(members)}
 
     def resolve(wanted: list[str]) -> dict[str, int]:
-        found = connection.execute(db.query("resolve_after_update", schema=schema), {"uids": wanted})
-        return dict(found.fetchall())
+        return dict(connection.execute(db.query("resolve_after_update", schema=schema), {"uids": wanted}).fetchall())
 
-    context = LeafContext(
-        archetype_ids=archetypes, powerset_ids=sets, power_ids=ids, power_order=order, resolve=resolve
+    return LeafContext(
+        archetype_ids=archetypes, powerset_ids=sets, power_ids=powers, power_order=order, resolve=resolve
     )
-    return context, batch.filter(pa.array([uid in ids for uid in uids], pa.bool_()))
 
 
 def _set_aside(connection: db.Connection, task: StageTask, rejects: list[Reject]) -> None:

@@ -8,6 +8,7 @@ the state after.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -48,8 +49,8 @@ MOST_GONE = 0.10
 # Above this share of changed powers a rebuild is cheaper, and is proposed.
 MOST_CHANGED = 0.20
 
-# Up to here one process compares and proves, and up to here it stages, while others would still be starting (0.4 s of a
-# core each; measured by scripts/bench.py update).
+# Up to here this process compares and proves while others would still be starting (0.4 s of a core each; measured by
+# scripts/bench.py update), and up to here one worker stages, which has been starting since the beginning.
 _TASK_BYTES = 64 << 20
 _FEW_POWERS = 1_000
 _KINDS = ("changed", "new", "gone", "renewed")
@@ -107,11 +108,12 @@ def update(
     confirm: Callable[[str], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     made_from: str | None = None,
+    pool: parallel.Pool | None = None,
 ) -> UpdateResult:
     """Bring the published build to ``options.split_id`` (default: the store's latest split), row by row.
 
     ``confirm`` is asked before more than a tenth of the powers would go; it raises to refuse. ``made_from`` is the split
-    that the new one was made from: it must still be the published one.
+    that the new one was made from: it must still be the published one. ``pool`` are workers that are starting already.
 
     Raises:
         SchemaError: nothing is published yet.
@@ -136,11 +138,8 @@ def update(
                     f"build {live.build} is split {live.split_id} by now, not {made_from}", "run the command again"
                 )
             _check(scope, manifest, live)
-            with (
-                metrics.PeakMemory() as memory,
-                parallel.Pool(options.executor, {config.DSN_VARIABLE: where}) as pool,
-            ):
-                update_of = _Update(line.connection, pool, where, options, manifest, scope, live, report, stop)
+            with metrics.PeakMemory() as memory, nullcontext(pool) if pool else _pool(options, where) as workers:
+                update_of = _Update(line.connection, workers, where, options, manifest, scope, live, report, stop)
                 return update_of.run(dry_run, asked, memory)
 
         def come_back() -> None:
@@ -151,6 +150,10 @@ def update(
         # left to do the second time.
         result = retry.persist(attempt, come_back, retry.Patience(options.retry_timeout_s, stop))
     return replace(result, seconds=time.perf_counter() - started)
+
+
+def _pool(options: config.LoadOptions, where: str) -> parallel.Pool:
+    return parallel.Pool(options.executor, {config.DSN_VARIABLE: where})
 
 
 def _once(confirm: Callable[[str], None]) -> Callable[[str], None]:
@@ -312,7 +315,10 @@ class _Update:
         return "run the same command again"
 
     def _compare(self) -> list[Difference]:
-        """Return the differences, per archetype and group of powersets."""
+        """Return the differences, per group of powersets."""
+        wanted = self._candidates()
+        sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
+        pool = self._workers_if(sum(sizes.get(pair, 0) for pair in wanted) > _TASK_BYTES)
         tasks = [
             DiffTask(
                 schema=self._live.schema,
@@ -322,15 +328,15 @@ class _Update:
                 first_record=self._scope.first_record,
                 everything=self._scope.everything,
             )
-            for partitions in self._candidates()
+            for partitions in _pieces(wanted, lambda pair: sizes.get(pair, 0), pool.workers)
         ]
-        found = list(coordinator.collect(self._comparing_pool(tasks), work.difference, tasks, self._stop))
+        found = list(coordinator.collect(pool, work.difference, tasks, self._stop))
         if self._scope.keep_missing:
             found = [replace(difference, gone=()) for difference in found]
         return found
 
-    def _candidates(self) -> Iterator[tuple[tuple[str, str], ...]]:
-        """Yield the partitions whose digests differ from those of the published split, or that are asked for."""
+    def _candidates(self) -> list[tuple[str, str]]:
+        """Return the partitions whose digests differ from those of the published split, or that are asked for."""
         before = self._published_digests()
         now = {(p.archetype, p.powerset): p for p in self._manifest.partitions}
         loaded = self._connection.execute(db.query("loaded_powersets", schema=self._schema)).fetchall()
@@ -342,13 +348,7 @@ class _Update:
         ]
         chosen = set(wanted)
         self._skipped = sum(p.rows for pair, p in now.items() if self._in_scope(pair) and pair not in chosen)
-        return _pieces(wanted, lambda pair: now[pair].bytes if pair in now else 0, self._pool.workers)
-
-    def _comparing_pool(self, tasks: Sequence[DiffTask]) -> parallel.Pool:
-        """Return who compares: this process, unless there is much to compare."""
-        sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
-        compared = sum(sizes.get(pair, 0) for task in tasks for pair in task.partitions)
-        return self._workers_if(compared > _TASK_BYTES)
+        return wanted
 
     def _workers_if(self, there_is_much_to_do: bool) -> parallel.Pool:
         """Return the workers, or this process where they would take longer to start than the work itself takes."""
@@ -391,6 +391,7 @@ class _Update:
 
     def _nothing(self, result: UpdateResult) -> UpdateResult:
         """Let the build be named after the split that it is equal to."""
+        self._pool.kill()  # the worker is still getting ready
         if self._scope.is_whole and self._live.split_id != self._manifest.split_id:
             with self._connection.transaction():
                 self._ids = keys.register(self._connection, self._archetypes, self._powersets)
@@ -409,11 +410,12 @@ class _Update:
             self._fill_touch(differences)
         rows = Counter[str]()
         touched = sum(len(getattr(difference, kind)) for difference in differences for kind in _KINDS)
-        pool = self._workers_if(touched > _FEW_POWERS)
-        tasks = list(self._stage_tasks(differences, pool.workers))
-        for counts in coordinator.collect(pool, work.stage, tasks, self._stop):
+        workers = self._pool.workers if touched > _FEW_POWERS else 1
+        tasks = list(self._stage_tasks(differences, workers))
+        for counts in coordinator.collect(self._pool, work.stage, tasks, self._stop, workers):
             rows.update(counts)
         self._judge_rejects()
+        self._pool.close(wait=False)  # there is enough to do meanwhile
         return dict(rows)
 
     def _check_parts(self) -> None:

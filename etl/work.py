@@ -20,13 +20,6 @@ from etl.receipts import Receipt
 from etl.store import manifest
 
 
-def warm() -> None:
-    """Import what leaves need: a third of a second that a worker can spend before there is anything to do."""
-    import polars  # noqa: F401
-
-    from etl import leaf, transforms  # noqa: F401
-
-
 def load_leaf(task: LeafTask) -> LeafResult:
     """Load one leaf; see ``etl.leaf``."""
     from etl import leaf

@@ -6,6 +6,9 @@
 A private server gets the June export; then `etl rebuild` runs as a process of its own, December and June in turn, while
 eight reader processes look up powers by id and by name, list powersets, join the tables and read the materialized view:
 with prepared statements and without, one statement at a time, in READ COMMITTED and in REPEATABLE READ transactions.
+Each reader and each rebuild is a session of its own, as services and cron's jobs are, and as every process of the server
+is: Linux shares the cores out among sessions first (sched(7), autogroup), and would treat all readers and the rebuild's
+workers as one.
 
 What makes mixing visible: each statement reads, in its own snapshot, which build counts; counts and sums over every
 relation it touches, which must be those of that build's data set, taken beforehand with the same statement from the
@@ -248,7 +251,7 @@ def one_round(
 def rebuild(source: Path, dsn: str, folder: Path, options: list[str]) -> dict[str, Any]:
     """Run `etl rebuild` as a process, into a store of its own that is removed; return what it says."""
     store = folder / "store"
-    done = bench.etl("rebuild", str(source), "--store", str(store), "--dsn", dsn, "--quiet", "--json", *options)
+    done = bench.etl("rebuild", str(source), "--store", str(store), "--dsn", dsn, "--quiet", "--json", *options, session=True)
     shutil.rmtree(store)
     return dict(json.loads(done))
 
@@ -312,6 +315,7 @@ def reader(
     number: int, dsn: str, questions: list[Question], stop: Event, results: "multiprocessing.Queue[Report]"
 ) -> None:
     """Read without pause until told to stop; report."""
+    os.setsid()
     isolation, prepared = MODES[number % len(MODES)]
     mode = f"{isolation}, {'prepared' if prepared else 'plain'}"
     report, chance = Report(), random.Random(number)

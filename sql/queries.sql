@@ -789,9 +789,9 @@ where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
   and c.relname like 'staged\_%%'
   and c.relkind = 'r';
 
--- name: touch_ids
--- The ids of the named powers that this update touches.
-select uid, id from {schema}.staged_touch where uid = any (%(uids)s);
+-- name: touched_ids
+-- The powers that this update touches, of some sets.
+select uid, id from {schema}.staged_touch where powerset_id = any (%(powersets)s);
 
 -- name: staged_order
 -- The members of each set in the order of the new source's own list.

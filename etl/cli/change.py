@@ -31,15 +31,19 @@ def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: boo
     \b
     Example: etl update powers.json --dry-run
     """
-    from etl import scope as scopes
-    from etl import splitter
-    from etl import update as updating
+    from etl import config, dsn, parallel, splitter
 
     warm = pipeline.warming(given)
     done = pipeline.with_progress(given, lambda report: splitter.run(pipeline.split_options(sources, given), report))
     options = pipeline.load_options({**given, "tables": None}, split_id=done.manifest.split_id)
-    scope = scopes.Scope(keep_missing=keep_missing)
-    with common.watch_signals() as stop:
+    workers = {config.DSN_VARIABLE: dsn.resolve(options.dsn)}
+    with parallel.Pool(options.executor, workers) as pool, common.watch_signals() as stop:
+        if not dry_run:  # it gets ready while this process does, and compares
+            pool.warm("polars", "etl.transforms", "etl.staging", workers=1)
+        from etl import scope as scopes
+        from etl import update as updating
+
+        scope = scopes.Scope(keep_missing=keep_missing)
         result = pipeline.with_progress(
             given,
             lambda report: updating.update(
@@ -49,6 +53,7 @@ def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: boo
                 dry_run=dry_run,
                 confirm=lambda question: common.confirm(question, yes),
                 stop=stop,
+                pool=pool,
             ),
         )
     if result.generation:

@@ -113,9 +113,10 @@ def figures_of(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def etl(*arguments: str) -> str:
-    """Run the command as a process of its own; its exit code 3 (rejects) is a result as well."""
-    done = subprocess.run([sys.executable, "-m", "etl", *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+def etl(*arguments: str, session: bool = False) -> str:
+    """Run the command as a process of its own, or in a session of its own; exit code 3 (rejects) is a result as well."""
+    command = [sys.executable, "-m", "etl", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=session)
     if done.returncode not in (0, 3):
         sys.exit(f"etl {' '.join(arguments)} ended with {done.returncode}")
     return done.stdout

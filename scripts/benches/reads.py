@@ -12,6 +12,7 @@ import bisect
 import itertools
 import json
 import multiprocessing
+import os
 import random
 import statistics
 import subprocess
@@ -86,7 +87,7 @@ def measure(
     rebuild = subprocess.Popen(
         [sys.executable, "-m", "etl", "rebuild", str(source), "--store", str(folder / "store"), "--dsn", dsn,
          "--jobs", str(given.jobs), "--quiet", "--json"],
-        cwd=bench.ROOT, stdout=subprocess.DEVNULL,
+        cwd=bench.ROOT, stdout=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     yield from crowd("readers, rebuild beside", dsn, server.url, given, rebuild)
 
@@ -268,7 +269,8 @@ _shared: dict[str, Any] = {}
 
 
 def take(stop: Any, ready: Any) -> None:
-    """Keep what the processes of a crowd share."""
+    """Keep what the processes of a crowd share; each is a session of its own, as the processes of services are."""
+    os.setsid()
     _shared.update(stop=stop, ready=ready)
 
 
