@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -74,7 +74,7 @@ def _refusal(task: LeafTask, guilty: Mapping[int, str], clock: Clock, low: int, 
 def _load(task: LeafTask, guilty: Mapping[int, str], clock: Clock, trial: range | None = None) -> LeafResult:
     """Run a leaf's transaction without the records at the ``guilty`` positions; a ``trial`` is rolled back."""
     before = clock.total
-    manifest, leaf = manifest_of(task.store, task.split_id), task.leaf
+    manifest, leaf = manifests.of_split(task.store, task.split_id), task.leaf
     clock.lap("read")
     with db.connect(os.environ[config.DSN_VARIABLE], name=f"etl load {leaf.name}", autocommit=False) as connection:
         clock.lap("connect")
@@ -152,12 +152,6 @@ def _refused(batch: pa.RecordBatch, row: int, reason: str) -> Reject:
         reason=reason[:_MOST_REASON],
         raw="",
     )
-
-
-@cache
-def manifest_of(store: str, split_id: str) -> Manifest:
-    """Read the manifest once per worker: it never changes once it is there."""
-    return manifests.read(store, split_id)
 
 
 def _context(connection: db.Connection, task: LeafTask, clock: Clock) -> LeafContext:
