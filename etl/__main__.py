@@ -1,11 +1,11 @@
-"""``python -m etl``: the same as the command ``etl``, whose entry point this is.
+"""The entry point: the command ``etl``, and ``python -m etl``, which is the same.
 
-Worker processes import this module as well, and do without the command line.
+Nothing is imported before it is called, because each worker that is spawned imports the script that has started it.
 """
 
 
 def main() -> None:
-    """Run the command line; see ``etl.cli``."""
+    """Run the command line."""
     from etl.cli import main as run
 
     run()

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from etl import db
 from etl.errors import MismatchError
+from etl.timings import Clock
 
 # libpq buffers what is sent; slices of this size keep a big batch from lying in memory twice.
 _SEND_BYTES = 1 << 20
@@ -27,11 +28,13 @@ def copy(
     batches: Iterable[pa.RecordBatch],
     *,
     freeze: bool = False,
+    clock: Clock | None = None,
 ) -> tuple[int, int]:
     """COPY the batches into the relation; return (rows, bytes sent).
 
     ``columns`` maps names to kinds (see ``etl.tables``) in the order of the batches' columns. ``freeze`` needs a table
-    that was made in the same transaction and no savepoint between.
+    that was made in the same transaction and no savepoint between. The ``clock`` is told what the time went to: read
+    (waiting for a batch), encode, send, server_wait.
 
     Raises:
         MismatchError: the server counted other rows than were sent.
@@ -41,20 +44,26 @@ def copy(
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
     statement = sql.SQL("copy {} ({}) from stdin ({})").format(relation, names, options)
     rows = sent = 0
+    clock = clock or Clock()
     encoder: pgpq.ArrowToPostgresBinaryEncoder | None = None
     with connection.cursor() as cursor:
         with cursor.copy(statement) as stream:
+            clock.lap("server_wait")
             for batch in batches:
+                clock.lap("read")
                 if encoder is None:
                     encoder = _encoder(batch.schema, columns)
                     stream.write(encoder.write_header())
                 data = encoder.write_batch(batch)
+                clock.lap("encode")
                 view = memoryview(data)
                 for start in range(0, len(data), _SEND_BYTES):
                     stream.write(view[start : start + _SEND_BYTES])
+                clock.lap("send")
                 rows += batch.num_rows
                 sent += len(data)
             stream.write(encoder.finish() if encoder else _EMPTY)
+        clock.lap("server_wait")
         if cursor.rowcount != rows:
             raise MismatchError(f"{rows} rows were sent to {relation.as_string(connection)}, {cursor.rowcount} arrived")
     return rows, sent

@@ -5,7 +5,6 @@ It imports neither polars nor pyarrow: those live in the workers.
 
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -35,6 +34,7 @@ from etl import (
     splitter,
     storage,
     tables,
+    timings,
     work,
 )
 from etl.config import MIB
@@ -84,7 +84,10 @@ class _Run:
     done: dict[tuple[str, str], Receipt] = field(default_factory=dict)
     failed: dict[str, Exception] = field(default_factory=dict)
     loaded_now: int = 0
-    timings: dict[str, float] = field(default_factory=dict)
+    clock: timings.Clock
+    spans: list[timings.Span] = field(default_factory=list)
+    stints: list[timings.Stint] = field(default_factory=list)
+    publish_steps: dict[str, float] = field(default_factory=dict)
 
     @property
     def connection(self) -> db.Connection:
@@ -93,11 +96,19 @@ class _Run:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Attribute the block's wall time to a phase, and say that it began."""
-        started = time.perf_counter()
+        """Attribute the wall time since the phase before to this one, and say that it began."""
         self.progress(Event(phase=name, done=0, total=0, unit="steps"))
-        yield
-        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - started
+        try:
+            yield
+        finally:
+            span = self.clock.lap(name)
+            if name == timings.LOAD:
+                self.spans.append(span)
+
+    def parts(self) -> dict[str, float]:
+        """Return what the time up to the last lap went to; see ``etl.timings``."""
+        workers = timings.of_workers(self.stints, self.spans, self.pool.workers) if self.spans else {}
+        return {**self.clock.seconds, **timings.named(workers, self.publish_steps)}
 
 
 def load(
@@ -105,8 +116,11 @@ def load(
     progress: Progress | None = None,
     *,
     stop: Callable[[], bool] = lambda: False,
+    clock: timings.Clock | None = None,
 ) -> LoadResult:
     """Load the store's latest split (or ``options.split_id``) into a build and publish it; go on where one was stopped.
+
+    A ``clock`` that runs already, because the run began before, is gone on with: its laps are among the timings.
 
     Raises:
         StoreError: the store holds no finished split, or one of another version.
@@ -117,7 +131,7 @@ def load(
         WorkerDied, MismatchError: a leaf could not be loaded; the others are kept, and nothing was published.
         Interrupted: ``stop`` said so; the same command goes on.
     """
-    started = time.perf_counter()
+    clock = clock or timings.Clock()
     report = progress or _silent
     manifest = manifests.read(options.store, options.split_id)
     _check_tables(options)
@@ -141,34 +155,37 @@ def load(
                 stop=stop,
                 patience=retry.Patience(options.retry_timeout_s, stop),
                 memory=memory,
+                clock=clock,
             )
             try:
-                result = retry.persist(lambda: _run(run, started, memory), lambda: _come_back(run), run.patience)
+                result = retry.persist(lambda: _run(run), lambda: _come_back(run), run.patience)
             except BaseException as error:
                 if run.number:
-                    ledger.fail(run.connection, run.number, error, run.timings, memory.peak_bytes)
+                    ledger.fail(run.connection, run.number, error, run.parts(), memory.peak_bytes)
                 raise
-    return result
+    clock.lap("end")
+    return replace(result, seconds=clock.total, timings=run.parts())
 
 
-def _run(run: _Run, started: float, memory: metrics.PeakMemory) -> LoadResult:
+def _run(run: _Run) -> LoadResult:
     """Do what is left to do of a load, and leave its line in the import log; what is done already is skipped."""
     run.wanted = _wanted(run)
     if not run.number:
         live = _live(run)
+        run.clock.lap("start")
         if live is not None:
-            return replace(live, seconds=time.perf_counter() - started, peak_bytes=memory.peak_bytes)
+            return live
         run.pool.warm("polars", "etl.transforms", "etl.leaf")
         with run.phase("plan"):
             _plan(run)
-        run.number = ledger.begin(
-            run.connection,
-            manifest=run.manifest,
-            command=run.options.command,
-            live_schema=run.options.schema,
-            build=run.build,
-            workers=run.pool.workers,
-        )
+            run.number = ledger.begin(
+                run.connection,
+                manifest=run.manifest,
+                command=run.options.command,
+                live_schema=run.options.schema,
+                build=run.build,
+                workers=run.pool.workers,
+            )
     _work(run)
     with run.phase("finish"):
         rows = finish.finish(run.connection, run.build, run.schema, run.leaves, run.wanted, run.done)
@@ -177,8 +194,8 @@ def _run(run: _Run, started: float, memory: metrics.PeakMemory) -> LoadResult:
     with run.phase("publish"):
         published = _publish(run)
     _index_late(run)
+    run.clock.lap("end")
     result = _result(run, run.build, published.generation, counts, set_aside, settled=published.settled)
-    result = replace(result, seconds=time.perf_counter() - started, peak_bytes=memory.peak_bytes)
     ledger.end(run.connection, run.number, outcome.ending(result, run.options.store, run.manifest, set_aside))
     return result
 
@@ -192,6 +209,7 @@ def _come_back(run: _Run) -> None:
     Raises:
         Busy, Incomplete: another run has taken the lock, or has had it in the meantime.
     """
+    run.clock.lap("database away")
     run.session.restore()
     if not run.number:
         return
@@ -453,7 +471,7 @@ def _publish(run: _Run) -> publish.Publication:
         lock_timeout_s=run.options.lock_timeout_s,
         run=run.number,
     )
-    run.timings.update({f"publish_{step}": seconds for step, seconds in published.seconds.items()})
+    run.publish_steps = dict(published.seconds)
     _log.info(
         "build %s is published: generation %s", run.build, published.generation,
         extra={"action": "published", "build": run.build, **published.seconds},
@@ -626,9 +644,8 @@ def _note_leaf(run: _Run, result: LeafResult) -> None:
     """Write a leaf's line into the log of the run."""
     with run.session.losing():
         ledger.log_leaf(run.connection, run.number, run.build, result.leaf, result.rows, result.bytes, result.seconds)
-    for kind, seconds in result.timings.items():
-        name = f"worker_{kind}"
-        run.timings[name] = run.timings.get(name, 0.0) + seconds
+    if result.stint:
+        run.stints.append(result.stint)
     facts = {"action": "leaf_loaded", "leaf": result.leaf, "rows": result.rows, "seconds": round(result.seconds, 3)}
     _log.info("leaf %s: %s powers in %.2f s", result.leaf, result.rows.get("powers", 0), result.seconds, extra=facts)
 
@@ -643,7 +660,7 @@ def _result(
     settled: bool = True,
     nothing_to_do: bool = False,
 ) -> LoadResult:
-    """Return what a load came to, times left out."""
+    """Return what a load has come to."""
     return LoadResult(
         **counts,
         split_id=run.manifest.split_id,
@@ -654,9 +671,9 @@ def _result(
         reject_paths=outcome.reject_paths(run.options.store, run.manifest, build, set_aside),
         leaves_loaded=run.loaded_now,
         leaves_kept=len(run.leaves) - run.loaded_now,
-        seconds=0.0,
-        timings=dict(run.timings),
-        peak_bytes=0,
+        seconds=run.clock.total,
+        timings=run.parts(),
+        peak_bytes=run.memory.peak_bytes,
         run=run.number,
         renewed=run.below.names if run.below else (),
         notes=run.manifest.notes,

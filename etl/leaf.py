@@ -2,9 +2,9 @@
 
 import logging
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache, partial
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -17,27 +17,13 @@ from etl.plan import Leaf, LeafResult, LeafTask
 from etl.store import manifest as manifests
 from etl.store import parts
 from etl.store import rejects as split_rejects
+from etl.timings import Clock, stint
 
 _log = logging.getLogger(__name__)
 
 _MOST_GUILTY = 100
 _LEAST_GUILTY = 10
 _MOST_REASON = 500
-
-_TIMED = ("read", "transform", "send", "index")
-
-
-class _Clock:
-    """Seconds by kind of work; the kinds add up to the time between ``__init__`` and the last ``lap``."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(_TIMED, 0.0)
-        self._last = time.perf_counter()
-
-    def lap(self, kind: str) -> None:
-        now = time.perf_counter()
-        self.seconds[kind] += now - self._last
-        self._last = now
 
 
 def load_leaf(task: LeafTask) -> LeafResult:
@@ -52,16 +38,19 @@ def load_leaf(task: LeafTask) -> LeafResult:
         Refused: the server refuses so many records that it is hardly theirs to change.
         Transient, DatabaseError: the server went away, or refused for another reason; nothing was committed.
     """
+    clock = Clock()
     guilty: dict[int, str] = {}
     while True:
         try:
-            return _load(task, guilty)
+            return replace(_load(task, guilty, clock), stint=stint(clock))
         except Refused as refused:
+            clock.lap("server_wait")
             _log.warning("leaf %s: %s; looking for the records at fault", task.leaf.name, refused.message)
-            reason = _refusal(task, guilty, 0, task.leaf.rows)
+            reason = _refusal(task, guilty, clock, 0, task.leaf.rows)
             if reason is None:  # it is not the records: they pass without being put down anywhere
                 raise
-            for position, why in halving.guilty(0, task.leaf.rows, reason, partial(_refusal, task, dict(guilty))):
+            refusal = partial(_refusal, task, dict(guilty), clock)
+            for position, why in halving.guilty(0, task.leaf.rows, reason, refusal):
                 guilty[position] = why
                 if len(guilty) > most_guilty(task.leaf.rows):
                     raise
@@ -72,27 +61,32 @@ def most_guilty(rows: int) -> int:
     return min(_MOST_GUILTY, max(_LEAST_GUILTY, rows // 10))
 
 
-def _refusal(task: LeafTask, guilty: Mapping[int, str], low: int, high: int) -> str | None:
+def _refusal(task: LeafTask, guilty: Mapping[int, str], clock: Clock, low: int, high: int) -> str | None:
     """Try the records of a leaf from one position up to another, and keep nothing; return why they are refused."""
     try:
-        _load(task, guilty, range(low, high))
+        _load(task, guilty, clock, range(low, high))
     except Refused as refused:
+        clock.lap("server_wait")
         return refused.message
     return None
 
 
-def _load(task: LeafTask, guilty: Mapping[int, str], trial: range | None = None) -> LeafResult:
+def _load(task: LeafTask, guilty: Mapping[int, str], clock: Clock, trial: range | None = None) -> LeafResult:
     """Run a leaf's transaction without the records at the ``guilty`` positions; a ``trial`` is rolled back."""
-    started, clock = time.perf_counter(), _Clock()
-    manifest, leaf = manifest_of(task.store, task.split_id), task.leaf
+    before = clock.total
+    manifest, leaf = manifests.of_split(task.store, task.split_id), task.leaf
+    clock.lap("read")
     with db.connect(os.environ[config.DSN_VARIABLE], name=f"etl load {leaf.name}", autocommit=False) as connection:
+        clock.lap("connect")
         receipts.enter(connection, task.build, task.epoch, durability=task.durability)
-        if done := receipts.of_piece(connection, task.build, leaf.name, dict(task.tables)):
+        done = receipts.of_piece(connection, task.build, leaf.name, dict(task.tables))
+        clock.lap("server_wait")
+        if done:
             return _known(leaf, done)
-        context = _context(connection, task)
+        context = _context(connection, task, clock)
         with connection.pipeline():
             relations = {name: _relation(connection, task, name) for name, _ in task.tables}
-        clock.lap("index")
+        clock.lap("server_wait")
         rejects: list[Reject] = []
         batches = _records(task, manifest, guilty, trial or range(leaf.rows), rejects)
         totals = _copy_all(connection, task, manifest, batches, context, relations, clock, rejects)
@@ -102,18 +96,19 @@ def _load(task: LeafTask, guilty: Mapping[int, str], trial: range | None = None)
         elif trial is None:
             _prove(leaf, rows, len(rejects))
             _set_aside(connection, task, rejects, context)
+        clock.lap("server_wait")
         _complete(connection, task)
         clock.lap("index")
-        seconds = time.perf_counter() - started
+        seconds = clock.total - before
         if trial is None:
             _record(connection, task, totals, seconds)
             connection.commit()
         else:
             connection.rollback()
+        clock.lap("server_wait")
+    clock.lap("connect")
     sizes = {name: size for name, (_, size) in totals.items()}
-    return LeafResult(
-        leaf=leaf.name, rows=rows, bytes=sizes, rejects=len(rejects), seconds=seconds, timings=clock.seconds
-    )
+    return LeafResult(leaf=leaf.name, rows=rows, bytes=sizes, rejects=len(rejects), seconds=seconds)
 
 
 def _known(leaf: Leaf, done: Mapping[str, tuple[Any, ...]]) -> LeafResult:
@@ -159,14 +154,8 @@ def _refused(batch: pa.RecordBatch, row: int, reason: str) -> Reject:
     )
 
 
-@cache
-def manifest_of(store: str, split_id: str) -> Manifest:
-    """Read the manifest once per worker: it never changes once it is there."""
-    return manifests.read(store, split_id)
-
-
-def _context(connection: db.Connection, task: LeafTask) -> LeafContext:
-    """Return the ids of the leaf's powersets and powers."""
+def _context(connection: db.Connection, task: LeafTask, clock: Clock) -> LeafContext:
+    """Return the ids of the leaf's powersets and powers; what is asked for while rows are made is timed by itself."""
     schema = db.identifier(task.schema)
     sets: dict[str, int] = dict(
         connection.execute(db.query("powerset_ids"), {"uids": list(task.leaf.powersets)}).fetchall()
@@ -179,7 +168,12 @@ def _context(connection: db.Connection, task: LeafTask) -> LeafContext:
     order = {uid: position for (members,) in ordered for position, uid in enumerate(members)}
 
     def resolve(uids: list[str]) -> dict[str, int]:
-        return dict(connection.execute(db.query("resolve_powers", schema=schema), {"uids": uids}).fetchall())
+        clock.lap("transform")
+        found: dict[str, int] = dict(
+            connection.execute(db.query("resolve_powers", schema=schema), {"uids": uids}).fetchall()
+        )
+        clock.lap("server_wait")
+        return found
 
     archetypes = {task.leaf.archetype: task.leaf.archetype_id}
     return LeafContext(
@@ -210,7 +204,7 @@ def _copy_all(
     batches: Iterable[pa.RecordBatch],
     context: LeafContext,
     relations: dict[str, sql.Identifier],
-    clock: _Clock,
+    clock: Clock,
     rejects: list[Reject],
 ) -> dict[str, tuple[int, int]]:
     """Transform and COPY the leaf batch by batch; return (rows, bytes) per table, and add what was set aside."""
@@ -225,11 +219,10 @@ def _copy_all(
         clock.lap("transform")
         for name, relation in relations.items():
             spec = tables.spec(name)
-            done = bulkload.copy(
-                connection, relation, spec.columns, [built[name]], freeze=spec.partitioned and task.freeze
-            )
+            freeze = spec.partitioned and task.freeze
+            done = bulkload.copy(connection, relation, spec.columns, [built[name]], freeze=freeze, clock=clock)
             totals[name] = (totals[name][0] + done[0], totals[name][1] + done[1])
-        clock.lap("send")
+    clock.lap("read")
     return totals
 
 

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from etl.model import Part, Partition
+from etl.timings import Stint
 
 # Planning time of queries without a partition key grows with the leaves (`scripts/bench.py planning` prints it), so the
 # target keeps a split with all 30 archetype keys at about 40.
@@ -166,14 +167,17 @@ class NamesTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeafResult:
-    """What one leaf came to: rows and bytes per table, rejected records, seconds in all and by kind of work."""
+    """What one leaf came to: rows and bytes per table, rejected records, seconds up to its commit.
+
+    ``stint`` is what its worker did with the time, attempts to find refused records included.
+    """
 
     leaf: str
     rows: dict[str, int]
     bytes: dict[str, int]
     rejects: int
     seconds: float
-    timings: dict[str, float] = field(default_factory=dict)
+    stint: Stint | None = None
 
 
 def cut_leaves(

@@ -21,7 +21,7 @@ def register(task: RegisterTask) -> int:
     the number of powers.
     """
     started = time.perf_counter()
-    manifest = manifests.read(task.store, task.split_id)
+    manifest = manifests.of_split(task.store, task.split_id)
     with db.connect(os.environ[config.DSN_VARIABLE], name="etl register", autocommit=False) as connection:
         receipts.enter(connection, task.build, task.epoch)
         if done := receipts.of_piece(connection, task.build, "all", ["power_directory"]):

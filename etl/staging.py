@@ -8,6 +8,7 @@ import pyarrow as pa
 from etl import bulkload, config, db, leaf, tables
 from etl.model import LeafContext, Manifest, Partition, Reject
 from etl.plan import Difference, DiffTask, NamesTask, StageTask
+from etl.store import manifest as manifests
 from etl.store import parts
 from etl.store import rejects as split_rejects
 
@@ -22,7 +23,7 @@ def difference(task: DiffTask) -> Difference:
         StoreError: a part is missing or damaged.
         DatabaseError: the server refused or went away.
     """
-    manifest = leaf.manifest_of(task.store, task.split_id)
+    manifest = manifests.of_split(task.store, task.split_id)
     with db.connect(os.environ[config.DSN_VARIABLE], name="etl update: compare") as connection:
         sets: dict[str, int] = dict(
             connection.execute(db.query("powerset_ids"), {"uids": [name for _, name in task.partitions]}).fetchall()
@@ -54,7 +55,7 @@ def lost_names(task: NamesTask) -> tuple[str, ...]:
     """
     import pyarrow.compute as pc  # a tenth of a second, which a comparison does without
 
-    manifest = leaf.manifest_of(task.store, task.split_id)
+    manifest = manifests.of_split(task.store, task.split_id)
     wanted, found = pa.array(task.uids, pa.string()), set[str]()
     for batch in parts.read_runs(task.store, manifest, manifest.partitions, ["uid"]):
         uids = batch.column("uid")
@@ -82,7 +83,7 @@ def stage(task: StageTask) -> dict[str, int]:
 
     Returns the rows per table.
     """
-    manifest = leaf.manifest_of(task.store, task.split_id)
+    manifest = manifests.of_split(task.store, task.split_id)
     wanted = _partitions(manifest, task.partitions)
     rows = dict.fromkeys(task.tables, 0)
     with db.connect(os.environ[config.DSN_VARIABLE], name="etl update: stage", autocommit=False) as connection:

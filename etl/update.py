@@ -5,7 +5,6 @@ directory, entities and view together and raises the generation. Readers are nev
 the state after.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -33,6 +32,7 @@ from etl import (
     session,
     storage,
     tables,
+    timings,
     work,
 )
 from etl.errors import Busy, Interrupted, SchemaError, UsageError
@@ -109,6 +109,7 @@ def update(
     stop: Callable[[], bool] = lambda: False,
     made_from: str | None = None,
     pool: parallel.Pool | None = None,
+    clock: timings.Clock | None = None,
 ) -> UpdateResult:
     """Bring the published build to ``options.split_id`` (default: the store's latest split), row by row.
 
@@ -120,7 +121,7 @@ def update(
         UsageError: the scope names what is not there, or tables of another split than the published one.
         Busy, DatabaseError, StoreError: as for a load; nothing has changed for readers.
     """
-    started = time.perf_counter()
+    clock = clock or timings.Clock()
     report = progress or (lambda _: None)
     manifest = manifests.read(options.store, options.split_id)
     where = dsn.resolve(options.dsn)
@@ -139,17 +140,20 @@ def update(
                 )
             _check(scope, manifest, live)
             with metrics.PeakMemory() as memory, nullcontext(pool) if pool else _pool(options, where) as workers:
-                update_of = _Update(line.connection, workers, where, options, manifest, scope, live, report, stop)
+                parts = (line.connection, workers, where, options, manifest, scope, live, report, stop, clock)
+                update_of = _Update(*parts)
                 return update_of.run(dry_run, asked, memory)
 
         def come_back() -> None:
+            clock.lap("database away")
             line.restore()
             ledger.close_lost(line.connection, options.schema)
 
         # Nothing has changed before the one transaction at the end; if the answer to its commit was lost, nothing is
         # left to do the second time.
         result = retry.persist(attempt, come_back, retry.Patience(options.retry_timeout_s, stop))
-    return replace(result, seconds=time.perf_counter() - started)
+    clock.lap("end")
+    return replace(result, seconds=clock.total, timings=dict(clock.seconds))
 
 
 def _pool(options: config.LoadOptions, where: str) -> parallel.Pool:
@@ -254,12 +258,12 @@ class _Update:
         live: _Live,
         report: Progress,
         stop: Callable[[], bool],
+        clock: timings.Clock,
     ) -> None:
         self._connection, self._pool, self._dsn, self._options = connection, pool, where, options
         self._manifest, self._scope, self._live = manifest, scope, live
-        self._report, self._stop = report, stop
+        self._report, self._stop, self._clock = report, stop, clock
         self._schema = db.identifier(live.schema)
-        self._timings: dict[str, float] = {}
         self._archetypes = entities.read(options.store, manifest, "archetypes")
         self._powersets = entities.read(options.store, manifest, "powersets")
         self._skipped = 0
@@ -270,11 +274,13 @@ class _Update:
 
     def run(self, dry_run: bool, confirm: Callable[[str], None], memory: metrics.PeakMemory) -> UpdateResult:
         """Compare, stage, apply; say what was done."""
+        self._clock.lap("start")
         differences = self._timed("compare", self._compare)
         result = self._result(differences, dry_run)
         if dry_run:
             return result
         self._ask(result, confirm)
+        self._clock.lap("question")
         if not (result.changed or result.new or result.gone or result.renewed) and self._entities_equal():
             return self._nothing(result)
         run = ledger.begin(
@@ -292,18 +298,19 @@ class _Update:
             job = self._application(run)
             generation, rejected = self._timed("apply", lambda: apply.apply(self._connection, job))
         except BaseException as error:
-            ledger.fail(self._connection, run, error, self._timings, memory.peak_bytes)
+            ledger.fail(self._connection, run, error, self._clock.seconds, memory.peak_bytes)
             raise
-        result = replace(result, generation=generation, rows=rows, timings=dict(self._timings))
+        result = replace(result, generation=generation, rows=rows, timings=dict(self._clock.seconds))
         result = replace(result, **self._counts(rejected))
         ledger.end(self._connection, run, _ending(result, self._manifest, memory))
         return result
 
     def _timed(self, phase: str, function: Callable[[], T]) -> T:
-        started = time.perf_counter()
         self._report(Event(phase=phase, done=0, total=0, unit="steps"))
-        done = function()
-        self._timings[phase] = time.perf_counter() - started
+        try:
+            done = function()
+        finally:
+            self._clock.lap(phase)
         if self._stop():
             raise Interrupted("stopped; nothing has changed for readers", self._way_on())
         return done
@@ -549,7 +556,7 @@ class _Update:
             reject_paths=(),
             dry_run=dry_run,
             seconds=0.0,
-            timings=dict(self._timings),
+            timings=dict(self._clock.seconds),
             notes=tuple(notes),
         )
 

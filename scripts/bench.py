@@ -11,6 +11,7 @@
     scripts/bench.py validate [FILE]     validation against the split, interleaved (target: at most twice its seconds)
     scripts/bench.py switches            the real export, once per switch of `etl load`, against a load without any
     scripts/bench.py update              June to December by `etl update` against a full load (target: under a third)
+    scripts/bench.py startup             `etl --help` (limit 0.4 s), and what a load of 100 records costs beside the server (1.2)
     scripts/bench.py read                look-ups by etl.read: tiers, one process and 8, during a rebuild, against others
     scripts/bench.py planning            how long the server plans a look-up by internal name, warm (target: under 3 ms)
 
@@ -44,6 +45,7 @@ PASSES = {
     "split": "splits",
     "validate": "splits",
     "update": "updates",
+    "startup": "startup",
     "planning": "lookups",
     "read": "reads",
 }

@@ -251,7 +251,9 @@ def one_round(
 def rebuild(source: Path, dsn: str, folder: Path, options: list[str]) -> dict[str, Any]:
     """Run `etl rebuild` as a process, into a store of its own that is removed; return what it says."""
     store = folder / "store"
-    done = bench.etl("rebuild", str(source), "--store", str(store), "--dsn", dsn, "--quiet", "--json", *options, session=True)
+    done = bench.etl(
+        "rebuild", str(source), "--store", str(store), "--dsn", dsn, "--quiet", "--json", *options, session=True
+    )
     shutil.rmtree(store)
     return dict(json.loads(done))
 

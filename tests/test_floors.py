@@ -12,7 +12,8 @@ PACKAGE = ROOT / "etl"
 # point is a landing: rooms of one floor of which one stands on the other.
 FLOORS: dict[str, float] = {
     **dict.fromkeys(
-        ("model", "errors", "config", "categories", "resources", "postgres", "halving", "limits", "numbers"), 0
+        ("model", "errors", "config", "categories", "resources", "postgres", "halving", "limits", "numbers", "timings"),
+        0,
     ),
     **dict.fromkeys(("db", "storage", "parallel", "progress", "metrics", "server"), 1),
     **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "audit", "plan", "dsn", "retry"), 2),

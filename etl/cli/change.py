@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etl.cli import common, pipeline
+from etl.cli import common, pipeline, timetable
 
 if TYPE_CHECKING:
     from etl.update import UpdateResult
@@ -61,12 +61,14 @@ def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: boo
     show(result, given["as_json"])
 
 
-def show(result: "UpdateResult", as_json: bool) -> None:
+def show(result: "UpdateResult", as_json: bool, *, with_timings: bool = False) -> None:
     """Print what an update did or would do, and exit with 3 where it left records rejected."""
     if as_json:
         common.emit(result)
     else:
         _print(result)
+        if with_timings:
+            timetable.show(result.timings)
     pipeline.exit_for_rejects(result.rejected)
 
 

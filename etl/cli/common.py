@@ -86,6 +86,7 @@ MAX_REJECTS = click.option(
     "--max-rejects", type=Rejects(), help="Give up, and publish nothing, beyond so many (100) or such a share (0.5%)."
 )
 WARM = click.option("--warm", is_flag=True, help="Read ahead into Redis (REDIS_URL) once it is published.")
+TIMINGS = click.option("--timings", is_flag=True, help="Print what the time went to, by phase and of the workers.")
 YES = click.option("--yes", is_flag=True, help="Do it without asking.")
 
 

@@ -9,7 +9,7 @@ import click
 from psycopg.rows import dict_row
 
 from etl import audit, builds, coordinator, db, dsn, migrations
-from etl.cli import common
+from etl.cli import common, timetable
 from etl.store import splits
 
 
@@ -18,12 +18,13 @@ from etl.store import splits
 @common.SCHEMA
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--audit", "trail", is_flag=True, help="The audit trail instead: who did what, from which host.")
+@click.option("--timings", "with_timings", is_flag=True, help="Print what each run's time went to as well.")
 @common.JSON
-def log(dsn: str | None, schema: str, limit: int, trail: bool, as_json: bool) -> None:
+def log(dsn: str | None, schema: str, limit: int, trail: bool, with_timings: bool, as_json: bool) -> None:
     """Show the import log, newest run first.
 
     \b
-    Example: etl log --limit 5
+    Example: etl log --limit 1 --timings
     """
     if trail:
         _show_trail(_lines("latest_audit", dsn, schema, limit), as_json)
@@ -36,6 +37,9 @@ def log(dsn: str | None, schema: str, limit: int, trail: bool, as_json: bool) ->
         click.echo(f"no run has loaded into schema {schema} yet; next: etl load")
         return
     click.echo(common.table(list(_LOG_COLUMNS), [_log_line(row) for row in rows]))
+    for row in rows if with_timings else ():
+        click.echo(f"\nrun {row['id']}, {row['workers']} workers")
+        timetable.show(row["timings"])
 
 
 _LOG_COLUMNS = (

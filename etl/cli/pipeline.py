@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from etl import config
-from etl.cli import common
+from etl import config, timings
+from etl.cli import common, timetable
 from etl.progress import Reporter
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ def split(sources: tuple[str, ...], **given: Any) -> None:
 @click.option("--from-record", type=click.IntRange(min=0), help="Bring in the records from this number on.")
 @common.MAX_REJECTS
 @common.WARM
+@common.TIMINGS
 @SHARED_OPTIONS
 def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, **given: Any) -> None:
     """Load a split into PostgreSQL: all cores, a leaf per task; then publish it in one instant.
@@ -181,19 +182,23 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
     \b
     Example: etl load --dsn postgresql://loader@db/game
     """
+    clock = timings.Clock()
     from etl import coordinator, scope, update
     from etl.cli import change
 
+    clock.lap("imports")
     options = load_options(given, split_id=split_id)
     warm = warming(given)
     with common.watch_signals() as stop:
         part = scope.scope_of(options, only, from_record)
         if part is not None:
-            renewed = with_progress(given, lambda report: update.update(options, part, report, stop=stop))
+            renewed = with_progress(given, lambda report: update.update(options, part, report, stop=stop, clock=clock))
             warm()
-            change.show(renewed, given["as_json"])
+            change.show(renewed, given["as_json"], with_timings=given["timings"])
             return
-        result = with_progress(given, lambda report: coordinator.load(options, stop.seeing(report), stop=stop))
+        result = with_progress(
+            given, lambda report: coordinator.load(options, stop.seeing(report), stop=stop, clock=clock)
+        )
     warm()
     _show_load(result, given)
 
@@ -204,6 +209,7 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
 @LOAD_OPTIONS
 @SWITCHES
 @common.WARM
+@common.TIMINGS
 @SHARED_OPTIONS
 def rebuild(sources: tuple[str, ...], **given: Any) -> None:
     """Split SOURCE…, load it into a fresh build beside the one that is read, and publish it.
@@ -211,15 +217,20 @@ def rebuild(sources: tuple[str, ...], **given: Any) -> None:
     \b
     Example: etl rebuild powers.json --jobs 4
     """
+    clock = timings.Clock()
     from etl import coordinator, splitter
 
+    clock.lap("imports")
     warm = warming(given)
     done = with_progress(given, lambda report: splitter.run(split_options(sources, given), report))
+    clock.lap("split")
     if not given["as_json"]:
         _print_split(done)
     options = load_options(given, split_id=done.manifest.split_id, fresh=True)
     with common.watch_signals() as stop:
-        result = with_progress(given, lambda report: coordinator.load(options, stop.seeing(report), stop=stop))
+        result = with_progress(
+            given, lambda report: coordinator.load(options, stop.seeing(report), stop=stop, clock=clock)
+        )
     warm()
     _show_load(result, given)
 
@@ -368,20 +379,18 @@ def _show_load(result: "LoadResult", given: dict[str, Any]) -> None:
         click.echo(
             f"nothing to do: build {result.build} of split {result.split_id} is published, {result.loaded:,} powers"
         )
+        if given["timings"]:
+            timetable.show(result.timings)
     else:
-        _print_load(result, given["schema"])
+        _print_load(result, given["schema"], with_timings=given["timings"])
     if not result.nothing_to_do:
         exit_for_rejects(result.rejected)
 
 
-def _print_load(result: "LoadResult", schema: str) -> None:
+def _print_load(result: "LoadResult", schema: str, *, with_timings: bool) -> None:
     for name, count in result.rows.items():
         click.echo(f"  {name:32} {count:>12,} rows")
-    phases = ", ".join(
-        f"{name} {seconds:.1f}"
-        for name, seconds in result.timings.items()
-        if not name.startswith(("worker_", "publish_"))
-    )
+    phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in timings.phases(result.timings).items())
     click.echo(f"  seconds: {phases}; in all {result.seconds:.1f}; peak memory {common.size(result.peak_bytes)}")
     if result.leaves_kept:
         click.echo(
@@ -396,6 +405,8 @@ def _print_load(result: "LoadResult", schema: str) -> None:
         f" {result.records:,} records = {result.loaded:,} loaded + {result.superseded:,} superseded"
         f" + {result.rejected:,} rejected"
     )
+    if with_timings:
+        timetable.show(result.timings)
     print_rejects(result.reject_codes, result.reject_paths)
 
 

@@ -1,5 +1,7 @@
 """The manifest of a split: written last, its presence is the commit."""
 
+from functools import cache
+
 import msgspec
 
 from etl import storage
@@ -31,17 +33,22 @@ def read(store: str, split_id: str | None = None) -> Manifest:
     except OSError as error:
         raise StoreError(f"{place}: there is no finished split of this name", _HINT) from error
     try:
-        head = msgspec.json.decode(text, type=_Head)
+        found: Manifest | _Head = msgspec.json.decode(text, type=Manifest)
     except msgspec.DecodeError as error:
-        raise StoreError(f"{place}: the manifest is damaged: {error}", _HINT) from error
-    if head.store_version != places.VERSION:
+        found = _head(text, place)
+        if found.store_version == places.VERSION:
+            raise StoreError(f"{place}: the manifest is damaged: {error}", _HINT) from error
+    if isinstance(found, _Head) or found.store_version != places.VERSION:
         raise StoreError(
-            f"{place}: the store has version {head.store_version}, this program reads version {places.VERSION}", _HINT
+            f"{place}: the store has version {found.store_version}, this program reads version {places.VERSION}", _HINT
         )
-    try:
-        return msgspec.json.decode(text, type=Manifest)
-    except msgspec.DecodeError as error:
-        raise StoreError(f"{place}: the manifest is damaged: {error}", _HINT) from error
+    return found
+
+
+@cache
+def of_split(store: str, split_id: str) -> Manifest:
+    """Return what ``read`` does, read once per process: for workers, because a manifest never changes."""
+    return read(store, split_id)
 
 
 def is_finished(store: str, split_id: str) -> bool:
@@ -94,4 +101,13 @@ def latest(store: str) -> str:
 
 
 class _Head(msgspec.Struct):
+    """What every version of the store says of itself."""
+
     store_version: int
+
+
+def _head(text: bytes, place: str) -> _Head:
+    try:
+        return msgspec.json.decode(text, type=_Head)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{place}: the manifest is damaged: {error}", _HINT) from error

@@ -14,9 +14,10 @@ from psycopg import sql
 
 from etl import bulkload, config, db, ddl, keys, plan, sources, tables
 from etl.errors import StoreError
-from etl.leaf import coalesce, manifest_of
+from etl.leaf import coalesce
 from etl.model import LeafContext, Manifest, Partition
 from etl.store import entities, parts
+from etl.store import manifest as manifests
 from etl.verify import compare
 from etl.verify.proofs import SHOWN, Finding, LeafTask, NamesTask, Proven, Splits
 
@@ -100,7 +101,7 @@ def _make_again(connection: db.Connection, task: LeafTask, splits: Splits, names
         _expect(connection, task.schema, name)
     try:
         for split_id in (splits.own, *sorted(set(renewed.values()))):
-            manifest = manifest_of(splits.store, split_id)
+            manifest = manifests.of_split(splits.store, split_id)
             wanted, context = _context(connection, task, splits, manifest)
             counts = _Counts()
             runs = counts.watch(parts.read_runs(splits.store, manifest, wanted))
@@ -147,7 +148,7 @@ def _orders(splits: Splits) -> dict[str, list[str]]:
     """Return the members of each set in the order of the source's own list; read once per worker."""
     orders: dict[str, list[str]] = {}
     for split_id in (splits.own, *splits.overlays):
-        found = entities.read(splits.store, manifest_of(splits.store, split_id), "powersets")
+        found = entities.read(splits.store, manifests.of_split(splits.store, split_id), "powersets")
         orders |= {entity["uid"]: entity.get("power_order") or [] for entity in found}
     return orders
 
@@ -307,7 +308,7 @@ def _expect_names(connection: db.Connection, task: NamesTask) -> list[Finding]:
 
 def _names(splits: Splits, split_id: str, renewed: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
     """Yield (uid, internal name, archetype, powerset) of the records that the build has from a split."""
-    manifest = manifest_of(splits.store, split_id)
+    manifest = manifests.of_split(splits.store, split_id)
     column = sources.FORMATS[manifest.format].names[0]
     wanted = ["uid", "archetype", "powerset", column]
     for whole in parts.read_runs(splits.store, manifest, manifest.partitions, wanted):
@@ -335,7 +336,7 @@ def _expect_entities(connection: db.Connection, task: NamesTask) -> list[Finding
 
 
 def _sets(splits: Splits, split_id: str) -> list[str]:
-    found = entities.read(splits.store, manifest_of(splits.store, split_id), "powersets")
+    found = entities.read(splits.store, manifests.of_split(splits.store, split_id), "powersets")
     return [entity["uid"] for entity in found]
 
 
@@ -346,7 +347,10 @@ def _entities(connection: db.Connection, task: NamesTask, kind: str, ids: Mappin
     """
     order = (task.splits.own, *task.splits.overlays)
     layers = [
-        {entity["uid"]: entity for entity in entities.read(task.splits.store, manifest_of(task.splits.store, s), kind)}
+        {
+            entity["uid"]: entity
+            for entity in entities.read(task.splits.store, manifests.of_split(task.splits.store, s), kind)
+        }
         for s in order
     ]
     whole = {uid: entity for layer in layers for uid, entity in layer.items()}

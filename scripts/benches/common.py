@@ -72,10 +72,11 @@ def beside(powers: Path, kind: str) -> Path:
 
 
 @contextmanager
-def servers(folder: Path, wanted: str = "both") -> Iterator[dict[str, str]]:
+def servers(folder: Path, wanted: str = "both", **settings: str) -> Iterator[dict[str, str]]:
     """Start a private server of each PostgreSQL there is, or of the one wanted; yield their DSNs by name.
 
-    ``system`` is Debian's or Red Hat's newest, with lz4 TOAST, ``embedded`` that of the wheel.
+    ``system`` is Debian's or Red Hat's newest, with lz4 TOAST, ``embedded`` that of the wheel; ``settings`` are added to
+    those of all measurements.
     """
     found: dict[str, tuple[Path, dict[str, str]]] = {}
     system = postgres.system_binaries()
@@ -85,7 +86,7 @@ def servers(folder: Path, wanted: str = "both") -> Iterator[dict[str, str]]:
         found["system"] = (system[0], {"default_toast_compression": "lz4"})
     try:
         yield {
-            name: server.start_with(binaries, folder / name, {**SETTINGS, **more})
+            name: server.start_with(binaries, folder / name, {**SETTINGS, **settings, **more})
             for name, (binaries, more) in found.items()
         }
     finally:
