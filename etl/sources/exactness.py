@@ -19,17 +19,17 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @functools.cache
-def guarded(record: type[msgspec.Struct], keys: tuple[str, ...] = ()) -> type[msgspec.Struct]:
+def guarded(record: type[msgspec.Struct], keys: tuple[tuple[str, Any], ...] = ()) -> type[msgspec.Struct]:
     """Return a type like ``record`` whose doubles are those of at most 2**53; what it decodes has the same fields.
 
-    The fields stand as ``keys`` do, the others after them; a key that ``record`` does not have gets a raw field.
+    The fields stand as ``keys`` do, which are (key, type for one that ``record`` does not have); the others after them.
     """
     known = {field.encode_name: field for field in msgspec.structs.fields(record)}
     fields = [
         (known[key].name, _guarded(known[key].type), msgspec.field(name=key, **_default(known[key])))
         if key in known
-        else (f"_{number}", msgspec.Raw, msgspec.field(name=key, default=msgspec.Raw()))
-        for number, key in enumerate(dict.fromkeys((*keys, *known)))
+        else (f"_{number}", kind, msgspec.field(name=key, default=None))
+        for number, (key, kind) in enumerate({**dict(keys), **dict.fromkeys(known)}.items())
     ]
     return msgspec.defstruct(record.__name__, fields, gc=False, kw_only=True)
 

@@ -59,6 +59,8 @@ ODD = {
     "no name": {"name": "x", "display_name": "y"},
     "a rounded integer": cod(accuracy=2**53 + 1),
     "nested deeply": cod(effects=json.loads("[" * 300 + "]" * 300)),
+    "an unknown number beyond all": cod(unknown=10**400),
+    "an unknown word that is nested elsewhere": cod(unknown=[{"name": "x"}]),
     "no object": [1],
     "an empty one": {},
 }
@@ -69,7 +71,7 @@ ODD = {
 @pytest.mark.parametrize("place", [0, 1, 5, 9])
 def test_odd_records_do_not_mislead(odd, joint, place):
     """They fall to the general way, with the records round them, or are cut as it cuts them."""
-    records = [cod(f"Pool.Set.Power_{number}") for number in range(9)]
+    records = [cod(f"Pool.Set.Power_{number}", unknown=number) for number in range(9)]
     records.insert(place, ODD[odd])
     text = "[\n" + joint.join(json.dumps(record, separators=(",", ":")) for record in records) + "\n]\n"
 
