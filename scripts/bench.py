@@ -8,6 +8,7 @@
     scripts/bench.py december            the real export: split + load + index + publish, per server (target: under 20 s)
     scripts/bench.py memory [--shape S]  peak memory of all processes at 36,065 and 360,659 generated records
     scripts/bench.py split [FILE]        per core: reading to decoding, the whole split; two processes to one (page-cached)
+    scripts/bench.py twins               the fast paths of the split, each beside the slow way that gives the same
     scripts/bench.py validate [FILE]     validation against the split, interleaved (target: at most twice its seconds)
     scripts/bench.py switches            the real export, once per switch of `etl load`, against a load without any
     scripts/bench.py update              June to December by `etl update` against a full load (target: under a third)
@@ -43,6 +44,7 @@ PASSES = {
     "switches": "loads",
     "split": "splits",
     "validate": "splits",
+    "twins": "twins",
     "update": "updates",
     "planning": "lookups",
     "read": "reads",

@@ -49,9 +49,9 @@ _Cut = tuple[str, list[_Slice]]
 class PartWriter:
     """Takes the rows of one range in file order, and writes them by archetype and powerset.
 
-    Rows become columns at once, and are held as such until they take ``budget_bytes``: columns take a quarter of the
-    memory that their Python objects do, so there are fewer and bigger record batches, and each costs something. A
-    record batch has at most ``batch_rows`` rows. Files appear when the block ends without an error.
+    Rows become columns at once, and are held as such until they take ``budget_bytes``: columns take less memory than
+    their Python objects do, so there are fewer and bigger record batches, and each costs something. A record batch has
+    at most ``batch_rows`` rows. Files appear when the block ends without an error.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class _Part:
 def _by_powerset(batch: pa.RecordBatch) -> tuple[pa.Array, list[tuple[tuple[str, str], int]]]:
     """Return the order of the rows by archetype and powerset, as they came within one, and how many each has.
 
-    The powersets are numbered, their numbers sorted: that is a tenth of a microsecond a row, sorted tuples take one.
+    The powersets are numbered, and their numbers sorted: no Python object is made for a row.
     """
     powersets = batch.column("powerset").dictionary_encode()
     archetypes = batch.column("archetype")

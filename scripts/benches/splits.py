@@ -1,6 +1,7 @@
 """The split: its parts per core and two processes against one, beside their limits; and validation beside it."""
 
 import argparse
+import gc
 import shutil
 import statistics
 import time
@@ -101,6 +102,7 @@ def decoded(run: Run) -> tuple[float, str]:
     source = inputs.find(run.source)
     form = inputs.learn(source, "auto", None)
     assert source.layout is not None
+    gc.disable()  # as a worker does
     started = time.perf_counter()
     task = ranges.RangeTask(
         store="", split_id="", number=0, source=0, path=run.source, kind=ranges.BYTES, format=form.name,
