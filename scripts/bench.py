@@ -7,7 +7,8 @@
     scripts/bench.py far                 a load through a proxy that adds round-trip time, against a local one
     scripts/bench.py december            the real export: split + load + index + publish, per server (target: under 20 s)
     scripts/bench.py memory [--shape S]  peak memory of all processes at 36,065 and 360,659 generated records
-    scripts/bench.py split FILE          the split alone, one process and two, page-cached
+    scripts/bench.py split [FILE]        per core: reading to decoding, the whole split; two processes to one (page-cached)
+    scripts/bench.py twins               the fast paths of the split, each beside the slow way that gives the same
     scripts/bench.py validate [FILE]     validation against the split, interleaved (target: at most twice its seconds)
     scripts/bench.py switches            the real export, once per switch of `etl load`, against a load without any
     scripts/bench.py update              June to December by `etl update` against a full load (target: under a third)
@@ -44,6 +45,7 @@ PASSES = {
     "switches": "loads",
     "split": "splits",
     "validate": "splits",
+    "twins": "twins",
     "update": "updates",
     "startup": "startup",
     "planning": "lookups",
@@ -71,7 +73,7 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=PASSES)
-    parser.add_argument("file", nargs="?", help="input of `split`; of the others where it is not beside the checkout")
+    parser.add_argument("file", nargs="?", help="input, where it is not generated or beside the checkout")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--shape", choices=["i12", "cod", "december"], default="cod")

@@ -4,13 +4,15 @@ All functions take the bytes of one value that msgspec has accepted, so strings 
 escape is well-formed.
 """
 
+import itertools
+import operator
 import re
 from typing import Any
 
 import msgspec
 
 from etl import numbers
-from etl.sources import nesting
+from etl.sources import nesting, utf8
 from etl.sources.cutting import Lot
 
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
@@ -40,17 +42,29 @@ def minify_all(lot: Lot) -> list[bytes]:
     if usual and lot.whole and b"\t" not in lot.whole and b"\r" not in lot.whole:
         # The first member looks the same in nearly all records: one comparison instead of three searches.
         start, follows = usual[0], usual.end()
-        if all(t.startswith(start) and t[follows] != _SPACE and t[-2] != _SPACE and b"\n" not in t for t in texts):
+        if (
+            all(map(bytes.startswith, texts, itertools.repeat(start)))
+            and _SPACE not in map(operator.itemgetter(follows), texts)
+            and _SPACE not in map(operator.itemgetter(-2), texts)
+            and not any(map(operator.contains, texts, itertools.repeat(b"\n")))
+        ):
             return texts
     return [text if number in lot.faults else minify(text) for number, text in enumerate(texts)]
 
 
-def suspects(lot: Lot, texts: list[bytes]) -> set[int]:
-    """Return the numbers of the texts that may hold what the functions below look for; the others surely do not."""
-    found = {number for number, text in enumerate(texts) if not text.isascii() and invalid_utf8(text)}
+def suspects(lot: Lot, texts: list[bytes], nested: bytes | None = None) -> set[int]:
+    """Return the numbers of the texts that may hold what the functions below look for; the others surely do not.
+
+    ``nested`` are all nested values of the records in a row, where they are at hand.
+    """
+    found: set[int] = set()
+    if lot.whole is None or not utf8.is_valid(lot.whole):
+        found.update(number for number, text in enumerate(texts) if not text.isascii() and invalid_utf8(text))
     if lot.whole is None or _has_unicode_escape(lot.whole):
         found.update(number for number, text in enumerate(texts) if b"\\u" in text)
-    if numbers.may_be_huge(lot.whole) if lot.whole is not None else True:
+    if nested is None:
+        nested = lot.whole
+    if nested is None or numbers.may_be_huge(nested):
         found.update(number for number, text in enumerate(texts) if numbers.may_be_huge(text))
     if not lot.shallow:
         found.update(number for number, t in enumerate(texts) if nesting.is_too_deep(t))

@@ -8,11 +8,12 @@ it is tried again up to there, and then the guilty record is delimited by string
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
 from etl.errors import InputError
-from etl.sources import nesting, scanning, shapes, streams
+from etl.sources import nesting, scanning, shapes, streams, typed
 
 _RAWS = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW = msgspec.json.Decoder(msgspec.Raw)
@@ -25,14 +26,16 @@ _BEYOND_STOP = 64 * 1024
 class Lot:
     """Records in a row: their bytes as they stand in the stream, and where each begins.
 
-    ``faults`` are (code, reason) of those that are no JSON objects, by their number in the lot. ``whole`` is the JSON
-    array of exactly these records, where there is one ready; ``shallow`` if none of them can be nested too deep.
+    ``faults`` are (code, reason) of those that are no JSON objects, by their number in the lot. ``whole`` is the text of
+    exactly these records in a row, where there is one ready, ``records`` are they themselves where they were decoded on
+    the way; ``shallow`` if none of them can be nested too deep.
     """
 
     texts: list[bytes] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     faults: dict[int, tuple[str, str]] = field(default_factory=dict)
     whole: bytes | None = None
+    records: list[Any] | None = None
     shallow: bool = False
 
     def __len__(self) -> int:
@@ -75,10 +78,15 @@ class Cutter:
         stop: int | None = None,
         chunk_bytes: int = 4 * 1024 * 1024,
         head: bytes = b"",
+        record: type[msgspec.Struct] | None = None,
     ) -> None:
-        """``head`` are bytes from ``start`` on that were read from the stream already."""
+        """``head`` are bytes from ``start`` on that were read from the stream already.
+
+        Where ``record`` says what a record is to be, lots come with their ``records`` as far as all of them are good.
+        """
         self._stream, self._layout, self._name = stream, layout, name
         self._stop, self._chunk = stop, max(chunk_bytes, 16)
+        self._record = record
         self._buffer, self._base = head, start
         self._size = self._chunk
         self._at_end = False
@@ -132,14 +140,14 @@ class Cutter:
         separator, buffer = self._layout.separator, self._buffer
         likely = self._likely_end()
         if likely >= 0:
-            lot = self._prove(likely)
+            lot = self._decode(likely) or self._prove(likely)
             if lot is not None:
                 self._take(likely + self._layout.lead)
                 return lot
         elif self._at_end:
             closing = len(buffer.rstrip())
             if not self._closed and buffer[closing - 1 : closing] == b"]":
-                lot = self._prove(closing - 1)
+                lot = self._decode(len(buffer[: closing - 1].rstrip())) or self._prove(closing - 1)
                 if lot is not None:
                     self._take(len(buffer))
                     self._closed = True
@@ -164,6 +172,18 @@ class Cutter:
             if found >= 0:
                 return found
         return self._buffer.rfind(separator)
+
+    def _decode(self, cut: int) -> Lot | None:
+        """Return the records of the buffer up to a position, decoded; None if they are not exactly that, and all good."""
+        layout = self._layout
+        if self._record is None or not layout.separator:
+            return None
+        found = typed.cut(self._buffer, cut, layout.separator, layout.lead, self._record)
+        if found is None:
+            return None
+        texts, positions, records = found
+        offsets = [self._base + position for position in positions]
+        return Lot(texts, offsets, whole=self._buffer[:cut], records=records, shallow=nesting.is_limited())
 
     def _prove(self, cut: int) -> Lot | None:
         """Return the records of the buffer up to a position if they are exactly that, one at least; None if not."""

@@ -19,13 +19,19 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @functools.cache
-def guarded(record: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """Return a type like ``record`` whose doubles are those of at most 2**53; what it decodes has the same fields."""
+def guarded(record: type[msgspec.Struct], keys: tuple[tuple[str, Any], ...] = ()) -> type[msgspec.Struct]:
+    """Return a type like ``record`` whose doubles are those of at most 2**53; what it decodes has the same fields.
+
+    The fields stand as ``keys`` do, which are (key, type for one that ``record`` does not have); the others after them.
+    """
+    known = {field.encode_name: field for field in msgspec.structs.fields(record)}
     fields = [
-        (field.name, _guarded(field.type), msgspec.field(name=field.encode_name, **_default(field)))
-        for field in msgspec.structs.fields(record)
+        (known[key].name, _guarded(known[key].type), msgspec.field(name=key, **_default(known[key])))
+        if key in known
+        else (f"_{number}", kind, msgspec.field(name=key, default=None))
+        for number, (key, kind) in enumerate({**dict(keys), **dict.fromkeys(known)}.items())
     ]
-    return msgspec.defstruct(record.__name__, fields, gc=False)
+    return msgspec.defstruct(record.__name__, fields, gc=False, kw_only=True)
 
 
 def decode(decoder: "msgspec.json.Decoder[Any]", record: type[msgspec.Struct], text: bytes) -> Any:
@@ -74,6 +80,11 @@ def huge_number(text: bytes, record: type[msgspec.Struct]) -> tuple[str, str] | 
         if found:
             return "out_of_range", f"jsonb does not hold the number {found.decode()[:60]} - in `$.{name}`"
     return None
+
+
+def nested(record: type[msgspec.Struct]) -> list[str]:
+    """Return the names of the fields that hold nested values."""
+    return [field.name for field in msgspec.structs.fields(record) if basic(field.type) is msgspec.Raw]
 
 
 @functools.cache

@@ -8,6 +8,7 @@ of one call, text that is decoded is not too deep. Elsewhere ``is_limited`` is f
 import functools
 import re
 import sys
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -26,13 +27,18 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b'"[]{}'))
 
 def decode_shallow(decoder: "msgspec.json.Decoder[T]", text: bytes) -> T:
     """Decode a text; raise RecursionError if it is nested deeper than some 250 levels, where that can be had."""
+    return shallow(functools.partial(decoder.decode, text))
+
+
+def shallow(decode: Callable[[], T]) -> T:
+    """Call what decodes, with the recursion limit so low that it raises where a text is nested deeper than that."""
     usual = sys.getrecursionlimit()
     frame, used = sys._getframe(), 0
     while frame := frame.f_back:  # type: ignore[assignment]  # the outermost frame has none
         used += 1
     try:
         sys.setrecursionlimit(used + _LEVELS)
-        return decoder.decode(text)
+        return decode()
     finally:
         sys.setrecursionlimit(usual)
 

@@ -100,6 +100,7 @@ class RangeReader:
                 start=start,
                 stop=task.stop,
                 chunk_bytes=task.chunk_bytes,
+                record=_record(self.format),
             )
             for lot in cutter.lots():
                 yield None, lot
@@ -122,9 +123,20 @@ class RangeReader:
         if self.format is None:
             self.format = shapes.choose(keys, task.wanted, name)
         cutter = cutting.Cutter(
-            stream, found, name=name, start=found.start, chunk_bytes=task.chunk_bytes, head=head[found.start :]
+            stream,
+            found,
+            name=name,
+            start=found.start,
+            chunk_bytes=task.chunk_bytes,
+            head=head[found.start :],
+            record=_record(self.format),
         )
         yield from cutter.lots()
+
+
+def _record(form: Format | None) -> type[msgspec.Struct] | None:
+    """Return the type of a top-level element that is a record itself."""
+    return form.record if form and form.outer is None else None
 
 
 @contextmanager

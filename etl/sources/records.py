@@ -5,6 +5,7 @@ looked at alone. The outcome for a record never depends on the lot it was in.
 """
 
 import hashlib
+import itertools
 import operator
 import re
 from collections import Counter
@@ -86,12 +87,12 @@ class Checker:
     _decoder: msgspec.json.Decoder[Any] = field(init=False)
     _lots: msgspec.json.Decoder[Any] = field(init=False)
     _homes: dict[tuple[Any, ...], Home] = field(init=False, default_factory=dict)
-    _key: Callable[[Any], Any] = field(init=False)
+    _nested: Callable[[Any], tuple[msgspec.Raw, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         """Build the decoders once."""
         self._decoder = msgspec.json.Decoder(self.format.record)
-        self._key = operator.attrgetter(*self.format.identity)
+        self._nested = operator.attrgetter(*exactness.nested(self.format.record))
         self._lots = msgspec.json.Decoder(list[exactness.guarded(self.format.record)])  # type: ignore[misc]
 
     def check(self, lot: Lot, ordinal: int, extra: Mapping[str, Any] | None = None) -> Rows:
@@ -100,17 +101,27 @@ class Checker:
         ``ordinal`` is that of the first one; ``extra`` are fields that the record's own text does not hold.
         """
         texts = cleaning.minify_all(lot)
-        whole = lot.whole if texts is lot.texts else None
+        ready = lot.records if texts is lot.texts else None
         digests = [hashlib.sha256(text).digest()[:16] for text in texts]
         numbers = list(range(len(texts)))
-        suspects = cleaning.suspects(lot, texts).union(lot.faults)
+        suspects = cleaning.suspects(lot, texts, self._stored(ready)).union(lot.faults)
         if suspects:
-            whole, texts = None, list(texts)
+            texts = list(texts)
             lost = {number for number in sorted(suspects) if not self._clean(lot, number, ordinal, texts)}
             numbers = [number for number in numbers if number not in lost]
         if self.count_keys is not None:
             self.counts["duplicate_keys"] += sum(self.count_keys(texts[number]) for number in numbers)
-        records = self._decode(lot, ordinal, numbers, texts, whole)
+        if ready is None:
+            records = self._decode(lot, ordinal, numbers, texts)
+        elif suspects:
+            records = [
+                ready[number]
+                if texts[number] is lot.texts[number]
+                else self._decode_one(lot, number, ordinal, texts[number])
+                for number in numbers
+            ]
+        else:
+            records = ready
         if extra:
             for record in filter(None, records):
                 for name, value in extra.items():
@@ -154,11 +165,14 @@ class Checker:
         self.reject(lot, number, ordinal, fault, None if fault[0] == "nul_in_name" else self._uid(text))
         return False
 
-    def _decode(self, lot: Lot, ordinal: int, numbers: list[int], texts: list[bytes], whole: bytes | None) -> list[Any]:
+    def _stored(self, records: list[Any] | None) -> bytes | None:
+        """Return all nested values of some records in a row, which are the part of the text that jsonb will hold."""
+        return None if records is None else b"".join(itertools.chain.from_iterable(map(self._nested, records)))
+
+    def _decode(self, lot: Lot, ordinal: int, numbers: list[int], texts: list[bytes]) -> list[Any]:
         """Return the typed records of the texts with these numbers, None for one that was rejected."""
         try:
-            if whole is None:
-                whole = b"".join((b"[", b",".join([texts[number] for number in numbers]), b"]"))
+            whole = b"".join((b"[", b",".join([texts[number] for number in numbers]), b"]"))
             return self._lots.decode(whole)  # type: ignore[no-any-return]
         except (msgspec.DecodeError, RecursionError):
             return [self._decode_one(lot, number, ordinal, texts[number]) for number in numbers]
@@ -177,19 +191,19 @@ class Checker:
         self, lot: Lot, ordinal: int, numbers: list[int], texts: list[bytes], digests: list[bytes], records: list[Any]
     ) -> Rows:
         """Return the rows of the records that are left, less those whose names will not do."""
-        if None in records:
+        if not all(records):
             kept = [(number, record) for number, record in zip(numbers, records, strict=True) if record is not None]
             numbers, records = [number for number, _ in kept], [record for _, record in kept]
-        keys = list(map(self._key, records)) if len(self.format.identity) > 1 else [(self._key(r),) for r in records]
-        names = [key[0].strip() for key in keys]
-        known, simple = self._homes.get, _is_simple
-        homes = [
-            known((name.rpartition(".")[0], *key[1:])) if simple(name) else None
-            for name, key in zip(names, keys, strict=True)
-        ]
-        if None in homes:
-            for place, home in enumerate(homes):
-                homes[place] = home or self._home(lot, numbers[place], ordinal, records[place], keys[place])
+        fields = [list(map(operator.attrgetter(name), records)) for name in self.format.identity]
+        names = [name.strip() for name in fields[0]]
+        fields[0] = [name.rpartition(".")[0] for name in names]
+        homes: list[Home | None] = []
+        for place, key in enumerate(zip(*fields, strict=True)):
+            home = self._homes.get(key)
+            if home is None or not _is_simple(names[place]):
+                home = self._home(lot, numbers[place], ordinal, records[place], names[place], key)
+            homes.append(home)
+        if not all(homes):
             left = [place for place, home in enumerate(homes) if home is not None]
             numbers, names = [numbers[place] for place in left], [names[place] for place in left]
             homes, records = [homes[place] for place in left], [records[place] for place in left]
@@ -203,12 +217,8 @@ class Checker:
             records=records,
         )
 
-    def _home(self, lot: Lot, number: int, ordinal: int, record: Any, key: tuple[Any, ...]) -> Home | None:
+    def _home(self, lot: Lot, number: int, ordinal: int, record: Any, name: str, key: tuple[Any, ...]) -> Home | None:
         """Return the partition of a record, and remember it for those of the same powerset; None if it was rejected."""
-        name = key[0].strip()
-        place = (name.rpartition(".")[0], *key[1:])
-        if _is_simple(name) and place in self._homes:
-            return self._homes[place]
         name, powerset, title = self.format.identify(record)
         fault = _name_fault(name, powerset)
         if fault:
@@ -217,7 +227,7 @@ class Checker:
         archetype = categories.archetype_of(powerset.partition(".")[0])
         home = Home(archetype, powerset.lower(), powerset, title)
         if _is_simple(name):
-            self._homes[place] = home
+            self._homes[key] = home
         return home
 
     def _uid(self, text: bytes) -> str | None:

@@ -31,7 +31,7 @@ _MIB = 1024 * 1024
 # What a worker takes before it holds any record (interpreter, pyarrow), and what the coordinator takes.
 _WORKER_BYTES = 110 * _MIB
 _COORDINATOR_BYTES = 60 * _MIB
-# A held byte of text costs about this many bytes at the height of a flush: rows, columns, compressed copies.
+# A held byte of columns costs at most this many at the height of a flush: joined, ordered, compressed copies.
 _HEIGHT = 4
 _MOST_BUDGET = 32 * _MIB
 _LEAST_BUDGET = 2 * _MIB

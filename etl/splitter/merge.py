@@ -43,7 +43,7 @@ def merge(task: MergeTask) -> str:
     lines = [(r.source, start + n, name) for r, start in zip(ranges, first, strict=True) for n, name in r.files]
     store_files.write(task.store, task.split_id, lines)
     whole = _manifest(task, ranges, first, partitions, lost, digest.hexdigest())
-    whole = replace(whole, partitions=tuple(replace(p, display_name=titles[p.powerset]) for p in partitions))
+    whole = replace(whole, partitions=tuple(_titled(p, titles[p.powerset]) for p in partitions))
     if whole.rejects != rejected:
         raise MismatchError(f"{whole.rejects} rejects were counted, {rejected} written")
     check(whole)
@@ -53,6 +53,10 @@ def merge(task: MergeTask) -> str:
     for folder in (places.split_folder(task.store, task.split_id), places.part(task.store, task.split_id, "")):
         storage.delete_partial(folder)
     return task.split_id
+
+
+def _titled(partition: Partition, title: str) -> Partition:
+    return partition if partition.display_name == title else replace(partition, display_name=title)
 
 
 def _parts(task: MergeTask, ranges: Sequence[RangeResult]) -> tuple[Part, ...]:
@@ -98,18 +102,13 @@ class _Totals:
 
     def __init__(self, ranges: Sequence[RangeResult]) -> None:
         self._shares: dict[tuple[str, str], Share] = {}
-        self._refs: dict[tuple[str, int], tuple[list[int], list[BatchRef]]] = {}
+        self._begins: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
         self._drops: defaultdict[tuple[str, int, int], list[int]] = defaultdict(list)
         for result in ranges:
             for share in result.shares:
                 self._add(share)
 
     def _add(self, share: Share) -> None:
-        for ref in share.batches:
-            begins, refs = self._refs.setdefault((ref.part, ref.batch), ([], []))
-            position = bisect.bisect(begins, ref.first)
-            begins.insert(position, ref.first)
-            refs.insert(position, ref)
         key = (share.archetype, share.powerset)
         total = self._shares.get(key)
         if total is None:
@@ -127,12 +126,16 @@ class _Totals:
         total.rows -= 1
         total.bytes -= place.size
         total.digest = f"{(int(total.digest, 16) - place.digest) % MODULUS:x}"
-        begins, refs = self._refs[place.part, place.batch]
-        ref = refs[bisect.bisect(begins, place.row) - 1]
-        self._drops[ref.part, ref.batch, ref.first].append(place.row - ref.first)
+        if not self._begins:
+            for ref in (ref for share in self._shares.values() for ref in share.batches):
+                bisect.insort(self._begins[ref.part, ref.batch], ref.first)
+        begins = self._begins[place.part, place.batch]
+        first = begins[bisect.bisect(begins, place.row) - 1]
+        self._drops[place.part, place.batch, first].append(place.row - first)
 
     def partitions(self) -> list[Partition]:
         """Return the partitions that have rows, by archetype and powerset."""
+        refs = self._ref if self._drops else lambda ref: ref
         return [
             Partition(
                 archetype=key[0],
@@ -142,7 +145,7 @@ class _Totals:
                 rows=total.rows,
                 bytes=total.bytes,
                 digest=f"{int(total.digest, 16):032x}",
-                batches=tuple(map(self._ref, total.batches)),
+                batches=tuple(map(refs, total.batches)),
             )
             for key, total in sorted(self._shares.items())
             if total.rows

@@ -81,7 +81,7 @@ class Trial:
             return
         for uid in rows.uids:
             self._digests += hashlib.blake2b(uid.encode(), digest_size=_HASH_BYTES).digest()
-        batch = self._build(rows, list(range(len(rows))), self._task.source)
+        batch = self._build(rows, self._task.source)
         _, refused = tables.build(self._format.name, batch, context_of(rows), tables.LEAF_TABLES)
         if refused:
             places_of = {ordinal: row for row, ordinal in enumerate(rows.ordinals)}

@@ -4,8 +4,9 @@ Nested values stay JSON text: ``b"".join`` with offsets builds such a column fiv
 """
 
 import itertools
+import operator
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -35,25 +36,22 @@ def schema(record: type[msgspec.Struct]) -> pa.Schema:
     return pa.schema([*COMMON, *(pa.field(name, _ARROW[kind]) for name, kind in _fields(record))])
 
 
-def builder(record: type[msgspec.Struct], names: Sequence[str]) -> Callable[[Rows, list[int], int], pa.RecordBatch]:
-    """Return a function (rows, their order, source number) → record batch; ``names`` are fields to be trimmed."""
+def builder(record: type[msgspec.Struct], names: Sequence[str]) -> Callable[[Rows, int], pa.RecordBatch]:
+    """Return a function (rows, source number) → record batch; ``names`` are fields to be trimmed."""
     fields = _fields(record)
     whole = schema(record)
 
-    def build(rows: Rows, order: list[int], source: int) -> pa.RecordBatch:
-        homes = [rows.homes[row] for row in order]
+    def build(rows: Rows, source: int) -> pa.RecordBatch:
         columns = [
-            pa.array([rows.uids[row] for row in order], pa.string()),
-            pa.array(array("i", [source]) * len(order), pa.int32()),
-            pa.array([rows.ordinals[row] for row in order], pa.int64()),
-            pa.array([rows.offsets[row] for row in order], pa.int64()),
-            pa.array([home.archetype for home in homes], pa.string()),
-            pa.array([home.powerset for home in homes], pa.string()),
-            pa.array([rows.digests[row] for row in order], pa.binary(16)),
+            pa.array(rows.uids, pa.string()),
+            numbers(pa.int32(), array("i", [source]) * len(rows)),
+            numbers(pa.int64(), array("q", rows.ordinals)),
+            numbers(pa.int64(), array("q", rows.offsets)),
+            pa.array([home.archetype for home in rows.homes], pa.string()),
+            pa.array([home.powerset for home in rows.homes], pa.string()),
+            pa.array(rows.digests, pa.binary(16)),
         ]
-        # Turning the table of values is three times as fast as fetching each field of each record by its name.
-        turned = zip(*(msgspec.structs.astuple(rows.records[row]) for row in order), strict=True)
-        for (name, kind), values in zip(fields, turned, strict=True):
+        for (name, kind), values in zip(fields, _turned(rows.records, [name for name, _ in fields]), strict=True):
             if kind is msgspec.Raw:
                 columns.append(_json(values))
             else:
@@ -80,14 +78,32 @@ def _fields(record: type[msgspec.Struct]) -> list[tuple[str, type]]:
     return [(field.name, exactness.basic(field.type)) for field in msgspec.structs.fields(record)]
 
 
+def numbers(kind: pa.DataType, values: "array[int]") -> pa.Array:
+    """Return an array of integers as a column, without a copy; ``kind`` has the width of the array's items."""
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+def _turned(records: Sequence[Any], names: Sequence[str]) -> Iterator[Sequence[Any]]:
+    """Yield the values of each field of the records.
+
+    All values in one list, of which every n-th is of one field: three times as fast as fetching each field of each
+    record by its name. Records need not be of one type, since one that was mended was decoded by itself.
+    """
+    kinds = set(map(type, records))
+    if len(kinds) == 1:
+        places = {field.name: place for place, field in enumerate(msgspec.structs.fields(kinds.pop()))}
+        values = list(itertools.chain.from_iterable(map(msgspec.structs.astuple, records)))
+        return (values[places[name] :: len(places)] for name in names)
+    return (list(map(operator.attrgetter(name), records)) for name in names)
+
+
 def _json(values: Sequence[Any]) -> pa.Array:
     """Return a column of JSON texts; an absent value and ``null`` are null."""
     sizes = list(map(len, values))
     if 4 in sizes:
         values = [b"" if len(value) == 4 and bytes(value) == b"null" else value for value in values]
         sizes = list(map(len, values))
-    offsets = array("i", [0])
-    offsets.extend(itertools.accumulate(sizes))
+    offsets = array("i", itertools.accumulate(sizes, initial=0))
     data = pa.py_buffer(b"".join(values))
     mask, nulls = None, sizes.count(0)
     if nulls:

@@ -1,30 +1,123 @@
-"""The split alone, and validation beside it."""
+"""The split: its parts per core and two processes against one, beside their limits; and validation beside it."""
 
 import argparse
+import gc
 import shutil
+import statistics
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from benches.common import PACK, etl, say, unpack
+from etl import config, parallel, splitter
+from etl.sources import exactness, inputs, ranges
+
+LIMITS = {"cod": {"decode": 800, "whole": 400}, "i12": {"decode": 450, "whole": 160}}
+"""Megabytes per second and core that are asked for: read, cut and decode; and the whole split."""
+TWO_TO_ONE = 1.7
+_TENTH = {"cod": 10, "i12": 1}  # a nested record is fourteen times as long as a flat one
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one worker is to do, alone on its core."""
+
+    source: str
+    store: str
 
 
 def split(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """The split alone; two processes against one, interleaved."""
-    source = Path(given.file) if given.file else unpack(PACK, folder)
-    size = source.stat().st_size
-    source.read_bytes()
+    """Both shapes, or one file: decoding, the whole, one process and two in turns; the figures are medians."""
     figures = []
-    for number in range(given.runs):
-        for jobs in (1, 2):
-            store = folder / f"split-{number}-{jobs}"
-            started = time.perf_counter()
-            etl("split", str(source), "--store", str(store), "--jobs", str(jobs), "--quiet", "--json")
-            seconds = time.perf_counter() - started
-            figures.append({"jobs": jobs, "seconds": seconds, "megabytes_per_s": size / seconds / 1e6})
-            say(figures[-1])
-            shutil.rmtree(store)
+    for source in [Path(given.file)] if given.file else [_generated(given, folder, shape) for shape in _TENTH]:
+        source.read_bytes()
+        turns = [_turn(source, folder) for _ in range(given.runs)]
+        size = source.stat().st_size
+        rates = {name: size / statistics.median(turn[name] for turn in turns) / 1e6 for name in ("decode", "whole")}
+        ratio = statistics.median(turn["one"] / turn["two"] for turn in turns)
+        limits = LIMITS.get(str(turns[0]["format"]), {})
+        for name, what in (("decode", "read, cut, decode, one core"), ("whole", "whole split, one core")):
+            figures.append(
+                {
+                    "source": source.name,
+                    "what": what,
+                    "megabytes_per_s": rates[name],
+                    "limit": limits.get(name),
+                    "kept": name in limits and rates[name] >= limits[name],
+                    "seconds": [turn[name] for turn in turns],
+                }
+            )
+        figures.append(
+            {
+                "source": source.name,
+                "what": "etl split, two processes to one",
+                "times": round(ratio, 2),
+                "limit": TWO_TO_ONE,
+                "kept": ratio >= TWO_TO_ONE,
+                "seconds": [[turn["one"], turn["two"]] for turn in turns],
+            }
+        )
+        for figure in figures[-3:]:
+            say({name: value for name, value in figure.items() if name != "seconds"})
     return figures
+
+
+def _generated(given: argparse.Namespace, folder: Path, shape: str) -> Path:
+    source = folder / f"{shape}.json"
+    count = str(max(1, given.records // _TENTH[shape]))
+    etl("generate", "--shape", shape, "--records", count, "--seed", "1", "--out", str(source), "--quiet")
+    return source
+
+
+def _turn(source: Path, folder: Path) -> dict[str, Any]:
+    """Return the seconds of each measurement: the first two inside a worker, the others of whole commands."""
+    store = folder / "store"
+    decode = _alone(decoded, Run(str(source), ""))
+    whole = _alone(written, Run(str(source), str(store)))
+    shutil.rmtree(store)
+    found: dict[str, Any] = {"format": decode[1], "decode": decode[0], "whole": whole[0]}
+    for name, jobs in (("one", "1"), ("two", "2")):
+        started = time.perf_counter()
+        etl("split", str(source), "--store", str(store), "--jobs", jobs, "--quiet", "--json")
+        found[name] = time.perf_counter() - started
+        shutil.rmtree(store)
+    return found
+
+
+def _alone(function: Callable[[Run], tuple[float, str]], run: Run) -> tuple[float, str]:
+    """Return what a fresh worker process, with the settings of all workers, says."""
+    with parallel.Pool("process://1") as pool:
+        outcome = next(iter(pool.run(function, [run])))[1]
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def decoded(run: Run) -> tuple[float, str]:
+    """Read, cut and decode all records; return (seconds, format)."""
+    source = inputs.find(run.source)
+    form = inputs.learn(source, "auto", None)
+    assert source.layout is not None
+    gc.disable()  # as a worker does
+    started = time.perf_counter()
+    task = ranges.RangeTask(
+        store="", split_id="", number=0, source=0, path=run.source, kind=ranges.BYTES, format=form.name,
+        layout=source.layout, start=source.layout.start,
+    )  # fmt: skip
+    slow = msgspec.json.Decoder(exactness.guarded(form.record))
+    for _, lot in ranges.RangeReader(task, form).lots():
+        lot.records = lot.records or list(map(slow.decode, lot.texts))
+    return time.perf_counter() - started, form.name
+
+
+def written(run: Run) -> tuple[float, str]:
+    """Split the source; return (seconds, format)."""
+    done = splitter.run(config.SplitOptions(sources=(run.source,), store=run.store, executor="inline://"))
+    return done.seconds, done.manifest.format
 
 
 def validate(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,12 @@
+from collections import Counter
+
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from split_support import cod, run, save
 
-from etl import errors
+from etl import categories, errors
 from etl.store import parts
 
 
@@ -48,3 +53,18 @@ def test_ordinals_count_from_the_start_of_the_source(tmp_path, monkeypatch):
 
     assert len(found.range_ordinals) > 3
     assert ordinals == list(range(30))
+
+
+@given(
+    st.lists(
+        st.sampled_from(["pool.b", "pool.a", "epic.a", "pool.ä", "pool.a_", "npc.z", "blaster_ranged.x"]), min_size=1
+    )
+)
+def test_rows_are_ordered_as_sorting_them_would(powersets):
+    """By archetype, then powerset, then as they came: what numbers do here, sorted tuples do there."""
+    keys = [(categories.archetype_of(name.partition(".")[0]), name) for name in powersets]
+    batch = pa.record_batch({"archetype": [key[0] for key in keys], "powerset": powersets})
+    order, members = parts._by_powerset(batch)
+
+    assert order.to_pylist() == sorted(range(len(keys)), key=keys.__getitem__)
+    assert members == sorted(Counter(keys).items())

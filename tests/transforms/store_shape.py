@@ -70,7 +70,7 @@ def batch(format: str, texts: list[bytes]) -> pa.RecordBatch:
         rows.digests.append(hashlib.sha256(text).digest()[:16])
         rows.sizes.append(len(text))
         rows.records.append(decoder.decode(text))
-    return columns.builder(source.Record, source.NAMES)(rows, list(range(len(rows))), 0)
+    return columns.builder(source.Record, source.NAMES)(rows, 0)
 
 
 def context(*known: str) -> model.LeafContext:
