@@ -57,7 +57,7 @@ PASSES = {
 # Small enough for a minute and a half.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "gin": {"shape": "december"},
-    "settings": {"shape": "i12", "records": 20_000, "runs": 2, "server": "system"},
+    "settings": {"shape": "i12", "records": 15_000, "runs": 1, "server": "system"},
 }
 """What a sub-command has as defaults of its own."""
 

@@ -66,7 +66,7 @@ def test_a_setting_is_compared_within_its_turn_with_what_it_is_measured_against(
     assert ratios == {settings.BASE: [1.0, 1.0], settings.REPLICA: [2.0, 2.0], "max_wal_size = 1GB": [1.5, 1.5]}
 
 
-@pytest.mark.parametrize(("only", "names"), [(["max_wal_size"], 4), (["shared_buffers"], 2), ([], 9)])
+@pytest.mark.parametrize(("only", "names"), [(["max_wal_size"], 4), (["shared_buffers"], 2), ([], 10)])
 def test_settings_are_measured_with_what_they_are_compared_with(only: list[str], names: int) -> None:
     """Whatever is picked."""
     settings = module("benches.settings")

@@ -32,6 +32,7 @@ FLOORS: dict[str, float] = {
             "lateindex",
             "generate",
             "migrations",
+            "health",
         ),
         3,
     ),
