@@ -47,9 +47,7 @@ def check(connection: db.Connection, options: config.LoadOptions, manifest: Mani
     row = cursor.execute(db.query("preflight_facts"), {"schema": options.schema}).fetchone()
     facts = SimpleNamespace(**row._asdict()) if row else SimpleNamespace()
     found = [*_rights(facts, options.schema), *_capacity(facts, options, manifest), *_space(facts, manifest)]
-    return sorted(
-        [*found, *_advice(facts, health.look(connection).worth_changing)], key=lambda problem: problem.is_advice
-    )
+    return sorted([*found, *_advice(facts, health.look(connection).changeable)], key=lambda problem: problem.is_advice)
 
 
 def require(connection: db.Connection, options: config.LoadOptions, manifest: Manifest) -> None:
@@ -136,8 +134,8 @@ def _space(facts: SimpleNamespace, manifest: Manifest | None) -> Iterator[Proble
 def _advice(facts: SimpleNamespace, settings: Sequence[str]) -> Iterator[Problem]:
     if settings:
         yield Problem(
-            message=f"settings that make loads longer: {', '.join(settings)}",
-            remedy="etl health says what each would gain",
+            message=f"loading wants other settings: {', '.join(settings)}",
+            remedy="etl health says what each was measured to gain",
             is_advice=True,
         )
     if not facts.has_trigrams:

@@ -29,14 +29,12 @@ def health(dsn: str | None, as_json: bool) -> None:
 
 def _show(found: advice.Health) -> None:
     """Print the table of the settings, where its figures are from, and what changes those that are not as wanted."""
-    rows = [(one.name, one.value, one.wanted, one.gain) for one in found.settings]
+    rows = [(one.name, one.value, one.wanted, one.otherwise) for one in found.settings]
     click.echo(f"PostgreSQL {found.server_version}, as {found.role}")
     click.echo(common.table(("setting", "value", "loading wants", "a load took otherwise"), rows))
     click.echo(f"measured on a machine with two cores: {found.source}")
     for one in found.settings:
         if one.remedy:
             click.echo(f"to change {one.name}: {one.remedy}")
-    if any(one.remedy for one in found.settings) and not found.is_superuser:
+    if found.changeable and not found.is_superuser:
         click.echo(f"{found.role} is no superuser: `alter system` is for one, or for the provider's own parameters")
-    if not found.worth_changing:
-        click.echo("nothing that can be changed gains more than noise")
