@@ -14,6 +14,9 @@ DSN_VARIABLE = "ETL_WORKER_DSN"
 
 _MOST_SCHEMA_BYTES = 55
 
+# Methods of indexes worth deferring alone: the others are built in a fraction of the time (docs/performance.md, GIN).
+DEFERRABLE = ("gin",)
+
 _UNITS = {"": 1, "K": 1024, "M": MIB, "G": 1024 * MIB, "T": 1024 * 1024 * MIB}
 
 
@@ -76,7 +79,8 @@ class LoadOptions:
     ``lock_timeout_s`` is the longest wait for a view's lock per attempt, ``publish_timeout_s`` for all of them.
     ``retry_timeout_s`` is how long a database that went away is waited for.
     With more rejects than ``max_rejects``, those of the split included, nothing is published.
-    ``durability`` is safe or fast, ``indexes`` after, before or deferred (docs/switches.md says what each is good for).
+    ``durability`` is safe or fast, ``indexes`` after, before or deferred, ``defer_indexes`` the method of indexes that alone
+    are deferred (docs/switches.md says what each is good for).
     """
 
     store: str = "partitions"
@@ -93,13 +97,29 @@ class LoadOptions:
     retry_timeout_s: float = 120.0
     durability: str = "safe"
     indexes: str = "after"
+    defer_indexes: str | None = None
     freeze: bool = True
     command: str = "etl load"
     max_rejects: Limit | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a live schema that cannot be one."""
+        """Refuse a live schema that cannot be one, and switches that contradict each other."""
         check_live_schema(self.schema)
+        if self.defer_indexes not in (None, *DEFERRABLE):
+            raise UsageError(
+                f"indexes of method {self.defer_indexes} cannot be deferred alone",
+                f"--defer-indexes {' or '.join(DEFERRABLE)}, or --indexes deferred for all",
+            )
+        if self.defer_indexes and self.indexes == "deferred":
+            raise UsageError(
+                f"--indexes deferred leaves all indexes for later, --defer-indexes {self.defer_indexes} only some",
+                "leave out one of the two",
+            )
+
+    @property
+    def deferred(self) -> str:
+        """Return which indexes are built after the publication: none, all, or those of a method (``ddl.Index.waits``)."""
+        return "all" if self.indexes == "deferred" else self.defer_indexes or "none"
 
 
 def check_live_schema(name: str) -> None:

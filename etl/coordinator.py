@@ -380,7 +380,7 @@ def _begin(run: _Run) -> None:
         schema = publish.schema_of(run.options.schema, run.build)
         branches = {leaf.archetype: leaf.archetype_id for leaf in run.leaves if not leaf.is_only}
         made = renewal.made(connection, below)
-        ddl.create_build(connection, schema, branches, late=run.options.indexes != "deferred", names=made)
+        ddl.create_build(connection, schema, branches, deferred=run.options.deferred, names=made)
         if below is not None:
             renewal.lean(connection, below, run.build, schema)
         entity_rows = keys.entity_rows(archetypes, powersets, archetype_ids, powerset_ids)
@@ -435,7 +435,7 @@ def _fill(run: _Run) -> None:
                 table=name,
                 version=ddl.version(name),
                 durability=run.options.durability,
-                indexes=run.options.indexes,
+                deferred=run.options.deferred,
             )
             for name in finish.plain_tables(run.wanted)
             if (name, "indexes") not in run.done
@@ -480,7 +480,7 @@ def _publish(run: _Run) -> publish.Publication:
 
 
 def _index_late(run: _Run) -> None:
-    """Build the indexes that the published build lacks, because it was loaded with ``--indexes deferred``."""
+    """Build the indexes that the published build lacks, because they were left for later, or somebody dropped them."""
     homes: dict[str, list[str]] = {}
     for name in run.wanted:
         if name in tables.LEAF_TABLES:
@@ -626,6 +626,7 @@ def _task(run: _Run, leaf: Leaf) -> LeafTask:
         batch_bytes=batch_bytes(run.options, run.pool.workers),
         durability=run.options.durability,
         indexes=run.options.indexes,
+        deferred=run.options.deferred,
         freeze=run.options.freeze,
         most_rejects=run.options.max_rejects.of(run.manifest.records) if run.options.max_rejects else None,
     )

@@ -37,6 +37,16 @@ class Index:
         """Return True for neither a key nor a unique index."""
         return _PLAIN in self.statement
 
+    @property
+    def method(self) -> str:
+        """Return the access method, for example gin."""
+        found = re.search(r"\busing (\w+)", self.statement)
+        return found[1] if found else "btree"
+
+    def waits(self, deferred: str) -> bool:
+        """Whether it is built after the publication; ``deferred`` says which are: none, all, or those of a method."""
+        return self.is_late and deferred in ("all", self.method)
+
     def variant(self, *, concurrently: bool = False, only: bool = False) -> str:
         """Return the statement that may be run twice, without locking out writers, or for a parent alone."""
         how = "concurrently " if concurrently else ""
@@ -103,15 +113,15 @@ def create_indexes(
     *,
     prefix: str | None = None,
     only: str | None = None,
-    late: bool = True,
+    deferred: str = "none",
 ) -> None:
     """Make the indexes of ``path`` on a table; named as published, or ``<prefix>_<number>`` on a leaf.
 
-    What needs an extension that the server lacks is left out. ``only`` names a single index; ``late`` says whether to
-    make those that may be built after the publication.
+    What needs an extension that the server lacks is left out. ``only`` names a single index; those that
+    wait for the publication (``Index.waits``) are left out.
     """
     for number, index in enumerate(indexes(path)):
-        if (only is not None and index.name != only) or (index.is_late and not late):
+        if (only is not None and index.name != only) or index.waits(deferred):
             continue
         if index.requires:
             home = extension_schema(connection, index.requires)
@@ -128,13 +138,13 @@ def create_build(
     schema: str,
     branches: Mapping[str, int],
     *,
-    late: bool = True,
+    deferred: str = "none",
     names: Sequence[str] = (*tables.TABLES, "power_directory"),
 ) -> None:
     """Make a build's schema with the tables named, parents with their branches and indexes, and no rows.
 
-    ``branches`` are the archetypes (key: id) that have several leaves. ``late`` says whether the parents have the indexes
-    that may be built after the publication.
+    ``branches`` are the archetypes (key: id) that have several leaves. The parents lack the indexes that wait for
+    the publication (``Index.waits``).
     """
     connection.execute(db.query("create_schema", schema=db.identifier(schema)))
     holes = {"schema": db.identifier(schema)}
@@ -145,7 +155,7 @@ def create_build(
     for name in names:
         if name not in tables.LEAF_TABLES or not tables.spec(name).partitioned:
             continue
-        create_indexes(connection, schema, name, table_file(name), late=late)
+        create_indexes(connection, schema, name, table_file(name), deferred=deferred)
         for key, number in branches.items():
             connection.execute(
                 db.query(

@@ -1,4 +1,4 @@
-"""Indexes of a published build that were left for later (``--indexes deferred``): built while it is read.
+"""Indexes of a published build that were left for later (``--indexes deferred``, ``--defer-indexes``): built while it is read.
 
 What is missing is told from the server's catalog alone, so that nothing can be forgotten: leaf by leaf, CREATE INDEX
 CONCURRENTLY in the workers; then, by the coordinator, the index of each parent, to which those of the leaves are

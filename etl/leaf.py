@@ -193,8 +193,7 @@ def _relation(connection: db.Connection, task: LeafTask, name: str) -> sql.Ident
 
 def _index(connection: db.Connection, task: LeafTask, name: str) -> None:
     table = f"{name}_{task.leaf.name}"
-    late = task.indexes != "deferred"
-    ddl.create_indexes(connection, task.schema, table, ddl.table_file(name), prefix=table, late=late)
+    ddl.create_indexes(connection, task.schema, table, ddl.table_file(name), prefix=table, deferred=task.deferred)
 
 
 def _copy_all(

@@ -41,8 +41,8 @@ class LeafTask:
     """One leaf of a build: where its records are, where its rows go.
 
     ``tables`` are (name, version) pairs of what to load. ``batch_rows`` and ``batch_bytes`` bound what is in memory
-    at once. ``durability``, ``indexes`` and ``freeze`` are the switches of ``config.LoadOptions``. ``renews`` says that the
-    powers themselves are published: their records alone count, and none of them may be set aside. With more
+    at once. ``durability``, ``indexes``, ``deferred`` and ``freeze`` are those of ``config.LoadOptions``. ``renews`` says that
+    the powers themselves are published: their records alone count, and none of them may be set aside. With more
     than ``most_rejects`` rejects the leaf gives up.
     """
 
@@ -57,6 +57,7 @@ class LeafTask:
     batch_bytes: int
     durability: str = "safe"
     indexes: str = "after"
+    deferred: str = "none"
     freeze: bool = True
     renews: bool = False
     most_rejects: int | None = None
@@ -93,7 +94,7 @@ class IndexTask:
     table: str
     version: str
     durability: str = "safe"
-    indexes: str = "after"
+    deferred: str = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,17 +1,18 @@
-"""Preflight: what would stop a load is said before work starts, in one round to the server.
+"""Preflight: what would stop a load is said before work starts.
 
-Each problem is one line with what to do about it. What only makes a load slower, or leaves something out, is advice.
+Each problem is one line with what to do about it. What only makes a load slower, or leaves something out, is advice; what
+the settings of a server are worth is ``etl.health``'s.
 """
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 from psycopg.rows import namedtuple_row
 
-from etl import config, db, ddl, parallel, storage, tables
+from etl import config, db, ddl, health, parallel, storage, tables
 from etl.errors import DatabaseError
 from etl.model import Manifest
 from etl.plan import TARGET_LEAVES
@@ -46,7 +47,7 @@ def check(connection: db.Connection, options: config.LoadOptions, manifest: Mani
     row = cursor.execute(db.query("preflight_facts"), {"schema": options.schema}).fetchone()
     facts = SimpleNamespace(**row._asdict()) if row else SimpleNamespace()
     found = [*_rights(facts, options.schema), *_capacity(facts, options, manifest), *_space(facts, manifest)]
-    return sorted([*found, *_advice(facts)], key=lambda problem: problem.is_advice)
+    return sorted([*found, *_advice(facts, health.look(connection).changeable)], key=lambda problem: problem.is_advice)
 
 
 def require(connection: db.Connection, options: config.LoadOptions, manifest: Manifest) -> None:
@@ -130,22 +131,16 @@ def _space(facts: SimpleNamespace, manifest: Manifest | None) -> Iterator[Proble
         )
 
 
-def _advice(facts: SimpleNamespace) -> Iterator[Problem]:
-    if facts.wal_level != "minimal":
+def _advice(facts: SimpleNamespace, settings: Sequence[str]) -> Iterator[Problem]:
+    if settings:
         yield Problem(
-            message=f"wal_level is {facts.wal_level}: rows of a new build are written twice",
-            remedy="wal_level = minimal is faster, where there are no replicas and no WAL archive",
+            message=f"loading wants other settings: {', '.join(settings)}",
+            remedy="etl health says what each was measured to gain",
             is_advice=True,
         )
     if not facts.has_trigrams:
         yield Problem(
             message="the extension pg_trgm is not installed: searching in names has no index",
             remedy="install postgresql-contrib",
-            is_advice=True,
-        )
-    if not facts.has_lz4:
-        yield Problem(
-            message="this PostgreSQL was built without lz4: nested values are compressed by pglz, slower",
-            remedy="nothing has to be done",
             is_advice=True,
         )

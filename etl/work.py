@@ -67,8 +67,7 @@ def index_table(task: IndexTask) -> str:
         receipts.enter(connection, task.build, task.epoch, durability=task.durability)
         if receipts.of_piece(connection, task.build, "indexes", [task.table]):
             return task.table
-        late = task.indexes != "deferred"
-        ddl.create_indexes(connection, task.schema, task.table, ddl.table_file(task.table), late=late)
+        ddl.create_indexes(connection, task.schema, task.table, ddl.table_file(task.table), deferred=task.deferred)
         ddl.analyze(connection, task.schema, task.table, task.table)
         receipt = Receipt(table=task.table, leaf="indexes", digest="", version=task.version, rows=0, bytes=0)
         receipts.record(connection, task.build, receipt, time.perf_counter() - started)

@@ -11,6 +11,8 @@
     scripts/bench.py twins               the fast paths of the split, each beside the slow way that gives the same
     scripts/bench.py validate [FILE]     validation against the split, interleaved (target: at most twice its seconds)
     scripts/bench.py switches            the real export, once per switch of `etl load`, against a load without any
+    scripts/bench.py gin [--shape S]     the jsonb indexes: operator class, order, the queries they serve, their share
+    scripts/bench.py settings [--shape S]  the server's settings, changed one at a time: what each is worth to a load
     scripts/bench.py update              June to December by `etl update` against a full load (target: under a third)
     scripts/bench.py startup             `etl --help` (limit 0.4 s), and what a load of 100 records costs beside the server (1.2)
     scripts/bench.py read                look-ups by etl.read: tiers, one process and 8, during a rebuild, against others
@@ -32,6 +34,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benches.common import SETTINGS, machine
 
@@ -43,6 +46,8 @@ PASSES = {
     "december": "loads",
     "memory": "loads",
     "switches": "loads",
+    "gin": "gin",
+    "settings": "settings",
     "split": "splits",
     "validate": "splits",
     "twins": "twins",
@@ -53,9 +58,16 @@ PASSES = {
 }
 """Each sub-command is the function of its name in one of the modules of benches/, which is imported for it alone."""
 
+# Small enough for a minute and a half.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "gin": {"shape": "december"},
+    "settings": {"shape": "i12", "records": 15_000, "runs": 1, "server": "system"},
+}
+"""What a sub-command has as defaults of its own."""
+
 
 def main() -> None:
-    given = parser().parse_args()
+    given = parse()
     what = "quick" if given.quick and given.what is None else given.what
     if what is None:
         parser().error("name what to measure, or --quick")
@@ -68,6 +80,13 @@ def main() -> None:
     if given.json:
         report = {"machine": machine(), "settings": SETTINGS, "arguments": vars(given), "figures": figures}
         print(json.dumps(report, indent=1))
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the options, with the defaults of the sub-command that they name."""
+    options = parser()
+    options.set_defaults(**DEFAULTS.get(options.parse_args(arguments).what, {}))
+    return options.parse_args(arguments)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--save", action="store_true", help="write the figures into docs/ as the ones to compare with")
     parser.add_argument("--server", choices=["system", "embedded", "both"], default="both")
     parser.add_argument("--tables", choices=["powers", "all"], help="of contenders: all is for etl and the limit alone")
-    parser.add_argument("--only", help="of contenders: these alone, separated by commas, and the limit")
+    parser.add_argument("--only", help="these alone: contenders, parts of gin, settings")
     parser.add_argument("--round-trip-ms", type=float, default=40.0, help="of far")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each crowd of readers in `read`")
     parser.add_argument("--readers", type=int, default=8, help="processes in `read`")

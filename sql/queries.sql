@@ -1635,7 +1635,6 @@ select current_setting('server_version_num')::integer as version,
                 and has_table_privilege(l.reject, 'delete'), false) as may_use_ledger,
        to_regnamespace(quote_ident(%(schema)s)) is null
            or has_schema_privilege(to_regnamespace(quote_ident(%(schema)s)), 'create') as may_use_live,
-       current_setting('wal_level') as wal_level,
        current_setting('max_connections')::integer
            - current_setting('superuser_reserved_connections')::integer as connections,
        (select count(*) from pg_stat_activity where backend_type = 'client backend') as connected,
@@ -1646,10 +1645,26 @@ select current_setting('server_version_num')::integer as version,
            as lock_table,
        case when pg_has_role(current_user, 'pg_read_all_settings', 'usage')
             then current_setting('data_directory', true) end as data_directory,
-       exists (select from pg_available_extensions where name = 'pg_trgm') as has_trigrams,
-       exists (select from pg_settings where name = 'default_toast_compression' and 'lz4' = any (enumvals)) as has_lz4
+       exists (select from pg_available_extensions where name = 'pg_trgm') as has_trigrams
 from (
     select to_regnamespace('etl')::oid as home,
            (select c.oid from pg_class c where c.relnamespace = to_regnamespace('etl') and c.relname = 'build') as build,
            (select c.oid from pg_class c where c.relnamespace = to_regnamespace('etl') and c.relname = 'reject') as reject
 ) l;
+
+-- name: server_settings
+-- Settings by name, as they are for this role: as shown, as bytes or seconds where they are such, what else they may be, and
+-- who may change them when (pg_settings.context); with the server and the role, the same in every row.
+select s.name,
+       current_setting(s.name) as value,
+       case
+           when s.unit like '%%B' then pg_size_bytes(current_setting(s.name))
+           when s.unit = 's' then s.setting::bigint
+       end as amount,
+       s.enumvals as choices,
+       s.context,
+       current_setting('server_version') as version,
+       current_user as role,
+       coalesce((select r.rolsuper from pg_roles r where r.rolname = current_user), false) as is_superuser
+from pg_settings s
+where s.name = any (%(names)s);

@@ -43,6 +43,39 @@ def test_every_sub_command_is_a_function_of_its_module() -> None:
     assert all(callable(getattr(module(f"benches.{where}"), name)) for name, where in bench.PASSES.items())
 
 
+def test_a_sub_command_may_have_defaults_of_its_own() -> None:
+    """They are for it alone, and yield to what is given."""
+    bench = module("bench")
+
+    assert bench.parse(["settings"]).records < bench.parse(["memory"]).records
+    assert bench.parse(["settings", "--records", "7"]).records == 7
+
+
+def test_a_setting_is_compared_within_its_turn_with_what_it_is_measured_against() -> None:
+    """The distance of checkpoints with a server that writes WAL, the others with one that has everything as wanted."""
+    settings = module("benches.settings")
+    base = {"wal_mb": 1.0, "checkpoints": 0}
+    times = {settings.BASE: (1.0, 10.0), settings.REPLICA: (2.0, 20.0), "max_wal_size = 1GB": (3.0, 30.0)}
+    runs = [
+        {"turn": turn, "setting": name, "seconds": seconds[turn], **base}
+        for turn in range(2)
+        for name, seconds in times.items()
+    ]
+    ratios = {figure["setting"]: figure["ratios"] for figure in settings.summary(runs)}
+
+    assert ratios == {settings.BASE: [1.0, 1.0], settings.REPLICA: [2.0, 2.0], "max_wal_size = 1GB": [1.5, 1.5]}
+
+
+@pytest.mark.parametrize(("only", "names"), [(["max_wal_size"], 4), (["shared_buffers"], 2), ([], 10)])
+def test_settings_are_measured_with_what_they_are_compared_with(only: list[str], names: int) -> None:
+    """Whatever is picked."""
+    settings = module("benches.settings")
+    chosen = settings._chosen(only, has_lz4=True)
+
+    assert len(chosen) == names
+    assert {settings.CHANGES[name][0] for name in chosen if name != settings.BASE} <= set(chosen)
+
+
 def test_a_contender_with_one_wrong_result_has_no_figures() -> None:
     """It stands in the table with the reason, and without a time."""
     report, limit = module("benches.report"), module("benches.field").LIMIT

@@ -33,6 +33,7 @@ FLOORS: dict[str, float] = {
             "lateindex",
             "generate",
             "migrations",
+            "health",
         ),
         3,
     ),

@@ -1,6 +1,7 @@
 """Safety switches: every combination gives the same tables, and a crash of the server never leaves half a truth."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -13,14 +14,18 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+from command_line import refusal, run
 from places import database, in_database
 from test_coordinator import checksums, options
 
 import etl
-from etl import coordinator, db, generate, postgres, server, tables
+from etl import config, coordinator, db, ddl, errors, generate, postgres, server, tables, verify
+from etl.model import Event
 
 RECORDS = 400
-COMBINATIONS = list(itertools.product(("safe", "fast"), ("after", "before", "deferred"), (True, False)))
+# When indexes are built, and which of them later.
+ORDERS = [("after", None), ("before", None), ("deferred", None), ("after", "gin"), ("before", "gin")]
+COMBINATIONS = list(itertools.product(("safe", "fast"), ORDERS, (True, False)))
 
 # Every index of a live schema's build: on what, how, whether it is in use and part of its parent's.
 INDEXES = """
@@ -55,11 +60,12 @@ def indexes(dsn: str, schema: str = "game") -> list[Any]:
 
 @pytest.mark.parametrize(("durability", "order", "freeze"), COMBINATIONS)
 def test_every_combination_gives_the_same_tables_and_indexes(
-    store: str, reference: str, durability: str, order: str, freeze: bool
+    store: str, reference: str, durability: str, order: tuple[str, str | None], freeze: bool
 ) -> None:
     """A switch changes how a build comes to be, never what it is."""
-    schema = f"s_{durability}_{order}_{freeze}".lower()
-    switches = {"durability": durability, "indexes": order, "freeze": freeze}
+    when, method = order
+    schema = f"s_{durability}_{when}_{method}_{freeze}".lower()
+    switches = {"durability": durability, "indexes": when, "defer_indexes": method, "freeze": freeze}
     coordinator.load(options(store, reference, schema=schema, **switches))
 
     assert checksums(reference, schema) == checksums(reference)
@@ -98,12 +104,13 @@ def until(ask: Callable[[], Any], seconds: float = 60.0) -> Any:
     return found
 
 
+@pytest.mark.parametrize("switch", [("--indexes", "deferred"), ("--defer-indexes", "gin")], ids=" ".join)
 def test_deferred_indexes_are_built_by_the_next_load_when_the_first_was_killed(
-    store: str, reference: str, dsn: str
+    store: str, reference: str, dsn: str, switch: tuple[str, str]
 ) -> None:
-    """The build is published and read without them meanwhile; a broken index is built again."""
+    """The build is published and read without them meanwhile, verify says what is missing; a broken one is built again."""
     with psycopg.connect(dsn, autocommit=True) as watcher, psycopg.connect(dsn) as reader:
-        process = start_load(store, dsn, "--indexes", "deferred")
+        process = start_load(store, dsn, *switch)
         until(lambda: watcher.execute("select 1 from etl.build where finished_at is not null").fetchone())
         reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         reader.execute("select 1")  # an old snapshot, for which CREATE INDEX CONCURRENTLY waits
@@ -113,11 +120,90 @@ def test_deferred_indexes_are_built_by_the_next_load_when_the_first_was_killed(
         process.kill()
         process.communicate()
         reader.rollback()
+    lacking = names_of_late_indexes(*switch)
+    assert lacking.isdisjoint(index[1] for index in indexes_by_name(dsn))
+    found = verify.verify(dsn, executor="inline://")
+    assert {finding.message.split()[1] for finding in found.findings} == lacking
+    assert all(finding.is_mended_by_load for finding in found.findings)
     result = coordinator.load(options(store, dsn))
 
     assert result.nothing_to_do
+    assert verify.verify(dsn, executor="inline://").findings == ()
     assert indexes(dsn) == indexes(reference)
     assert checksums(dsn) == checksums(reference)
+
+
+def names_of_late_indexes(option: str, value: str) -> set[str]:
+    """Return the published names of the indexes of partitioned and plain tables that a switch leaves for later."""
+    deferred = "all" if option == "--indexes" else value
+    found = [index for name in tables.LEAF_TABLES for index in ddl.indexes(ddl.table_file(name))]
+    return {index.name for index in found if index.waits(deferred) and not index.requires}
+
+
+def indexes_by_name(dsn: str) -> list[Any]:
+    with psycopg.connect(dsn) as connection:
+        return connection.execute("select tablename, indexname from pg_indexes where schemaname = 'game_b1'").fetchall()
+
+
+def test_only_indexes_of_the_method_wait(store: str, reference: str, dsn: str) -> None:
+    """When the build is published it has all others; the two of jsonb columns are built while it is read."""
+    seen: list[Any] = []
+
+    def watch(event: Event) -> None:
+        if event.phase == "index later":
+            seen.extend(indexes(dsn))
+
+    result = coordinator.load(options(store, dsn, defer_indexes="gin"), watch)
+
+    assert names_of_late_indexes("--defer-indexes", "gin") == {"idx_power_effects", "idx_power_effect_groups"}
+    assert seen == [index for index in indexes(reference) if not index[1].startswith(" gin")]
+    assert result.timings["index later"] > 0
+    assert indexes(dsn) == indexes(reference)
+
+
+@pytest.mark.parametrize("given", [{"defer_indexes": "gin"}, {"indexes": "deferred"}], ids=str)
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "then"])
+def test_a_stopped_load_is_gone_on_with_by_other_switches(
+    store: str, reference: str, dsn: str, given: dict[str, str], is_first: bool
+) -> None:
+    """What was left for later by one of two runs is there after the second, whichever it was."""
+    loaded: list[int] = []
+    first, then = (given, {}) if is_first else ({}, given)
+    with pytest.raises(errors.Interrupted):
+        coordinator.load(
+            options(store, dsn, **first),
+            lambda event: loaded.append(event.done) if event.phase == "load" else None,
+            stop=lambda: len(loaded) > 5,
+        )
+    result = coordinator.load(options(store, dsn, **then))
+
+    assert result.leaves_kept > 0
+    assert result.leaves_loaded > 0
+    assert indexes(dsn) == indexes(reference)
+    assert checksums(dsn) == checksums(reference)
+
+
+def test_a_rebuild_defers_as_well(tmp_path: Path, dsn: str) -> None:
+    """The command tells how long it took after the publication."""
+    generate.generate("i12", 60, 1, tmp_path / "powers.json")
+    arguments = ("powers.json", "--dsn", dsn, "--jobs", "1", "--quiet", "--json", "--defer-indexes", "gin")
+    for _ in range(2):
+        done = run("rebuild", *arguments, cwd=tmp_path)
+
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["timings"]["index later"] > 0
+    assert verify.verify(dsn, executor="inline://").findings == ()
+
+
+def test_switches_that_contradict_each_other_are_refused(store: str) -> None:
+    """Before anything is done, with what to leave out."""
+    arguments = ("load", "--store", store, "--indexes", "deferred", "--defer-indexes", "gin")
+    sentence, following = refusal(run(*arguments, environment={"DATABASE_URL": "postgresql:///nowhere"}), 2)
+
+    assert sentence.endswith("--indexes deferred leaves all indexes for later, --defer-indexes gin only some")
+    assert following.endswith("leave out one of the two")
+    with pytest.raises(errors.UsageError, match="indexes of method brin cannot be deferred alone"):
+        config.LoadOptions(defer_indexes="brin")
 
 
 def test_a_second_load_builds_an_index_that_somebody_dropped(store: str, reference: str, dsn: str) -> None:

@@ -260,6 +260,7 @@ def test_a_dropped_index_is_named(published: str, index: str, words: str) -> Non
 
     assert finding.check == "index"
     assert words in finding.message
+    assert finding.is_mended_by_load is (index == "idx_power_powerset_level")
 
 
 def test_an_index_that_is_not_valid_on_one_leaf_is_named_with_the_leaf(published: str) -> None:
@@ -271,6 +272,7 @@ def test_an_index_that_is_not_valid_on_one_leaf_is_named_with_the_leaf(published
 
     assert finding.check == "index"
     assert "is not valid" in finding.message
+    assert not finding.is_mended_by_load
     assert str(leaf).removeprefix("game_b1.") in finding.message
 
 

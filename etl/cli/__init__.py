@@ -28,6 +28,7 @@ _COMMANDS = {
     "powerset": ("etl.cli.read:powerset", "Show the powers of a powerset."),
     "status": ("etl.cli.operate:status", "Show the builds, and what is left to do."),
     "verify": ("etl.cli.check:verify", "Prove the published build against its split."),
+    "health": ("etl.cli.health:health", "Compare the server's settings with what loading wants."),
     "rollback": ("etl.cli.operate:rollback", "Publish the previous build again."),
     "prune": ("etl.cli.operate:prune", "Drop old builds."),
     "log": ("etl.cli.operate:log", "Show the import log."),

@@ -50,10 +50,13 @@ def verify(
     else:
         _show(result)
     if result.findings:
-        raise MismatchError(
-            f"{_summary(result.findings)} in build {result.build} of schema {schema}",
-            "etl rebuild SOURCE makes a sound build, etl rollback publishes the previous one",
-        )
+        raise MismatchError(f"{_summary(result.findings)} in build {result.build} of schema {schema}", _remedy(result))
+
+
+def _remedy(result: VerifyResult) -> str:
+    if all(finding.is_mended_by_load for finding in result.findings):
+        return f"etl load --split {result.split_id} builds what is missing, while the build is read"
+    return "etl rebuild SOURCE makes a sound build, etl rollback publishes the previous one"
 
 
 def _summary(findings: tuple[Finding, ...]) -> str:

@@ -60,6 +60,11 @@ SWITCHES = common.options(
         show_default=True,
         help="Build them after the rows, before them, or most of them after the publication.",
     ),
+    click.option(
+        "--defer-indexes",
+        type=click.Choice(config.DEFERRABLE),
+        help="Build only the indexes of this method after the publication; the others as --indexes says.",
+    ),
     click.option("--freeze/--no-freeze", default=True, show_default=True, help="Write rows that need no vacuum later."),
     click.option(
         "--lock-timeout",
@@ -132,7 +137,7 @@ def load_options(given: dict[str, Any], *, split_id: str | None = None, fresh: b
 
 def _switches(given: dict[str, Any]) -> dict[str, Any]:
     """Return the options of ``SWITCHES``, for those commands that have them."""
-    names = {"durability": "durability", "indexes": "indexes", "freeze": "freeze"}
+    names = {"durability": "durability", "indexes": "indexes", "defer_indexes": "defer_indexes", "freeze": "freeze"}
     names |= {"lock_timeout": "lock_timeout_s", "publish_timeout": "publish_timeout_s"}
     names |= {"retry_timeout": "retry_timeout_s"}
     return {field: given[name] for name, field in names.items() if name in given}

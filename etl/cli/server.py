@@ -132,8 +132,8 @@ def status(dsn: str | None, schema: str, as_json: bool) -> None:
 def check(dsn: str | None, schema: str, jobs: int | None, as_json: bool) -> None:
     """Say what would be in the way of a load.
 
-    Rights, connections, locks, settings, each with its remedy. Every load looks at them first. Exit code 4 if a load
-    cannot work.
+    Rights, connections, locks, each with its remedy. Every load looks at them first. Exit code 4 if a load cannot work.
+    What the server's settings are worth is told by etl health.
 
     \b
     Example: etl db check

@@ -26,7 +26,8 @@ class Finding:
     """One thing that is wrong, as a sentence.
 
     ``check`` is a short stable word: "rows", "store", "entities", "directory", "index", "key", "leaf", "view",
-    "receipt", "rejects" or "published". ``rows`` are the first ``SHOWN`` of the rows that differ.
+    "receipt", "rejects" or "published". ``rows`` are the first ``SHOWN`` of the rows that differ. ``is_mended_by_load``
+    says that a load of the same split puts it right: what is missing are indexes that may be built later.
     """
 
     check: str
@@ -34,6 +35,7 @@ class Finding:
     message: str
     leaf: str | None = None
     rows: tuple[RowDifference, ...] = ()
+    is_mended_by_load: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

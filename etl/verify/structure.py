@@ -63,8 +63,8 @@ def _bounds(leaf: Leaf) -> list[str]:
 def _indexes(connection: db.Connection, schema: str, table: str) -> Iterator[Finding]:
     """Yield the indexes of ``sql/`` that are missing, not valid or not attached, on the table or on a leaf."""
     path = dict(ddl.views()).get(table) or ddl.table_file(table)
-    wanted = [index.name for index in ddl.indexes(path) if _possible(connection, index.requires)]
-    values = {"schema": schema, "table": table, "names": wanted}
+    wanted = {index.name: index for index in ddl.indexes(path) if _possible(connection, index.requires)}
+    values = {"schema": schema, "table": table, "names": list(wanted)}
     unsound: dict[tuple[str, bool], list[str]] = {}
     for index, relation, sound in connection.execute(db.query("unsound_indexes"), values).fetchall():
         unsound.setdefault((index, sound is None), []).append(relation)
@@ -74,7 +74,12 @@ def _indexes(connection: db.Connection, schema: str, table: str) -> Iterator[Fin
             where = "" if relations == [table] else f" on {_some(relations)}"
         else:
             what, where = "is missing, or not attached,", f" on {_some(relations)}"
-        yield Finding(check="index", table=table, message=f"index {index} {what}{where}")
+        yield Finding(
+            check="index",
+            table=table,
+            message=f"index {index} {what}{where}",
+            is_mended_by_load=table in tables.LEAF_TABLES and table in relations and wanted[index].is_late,
+        )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -39,7 +39,7 @@ def prepared(
 ) -> Iterator[list[Case]]:
     """Make the input, split it, load it into a database of its own on each server, and write the rows down."""
     folder.mkdir()
-    source = _source(given, folder, shape, records)
+    source = source_of(given, folder, shape, records)
     store = folder / "store"
     split = json.loads(etl("split", str(source), "--store", str(store), "--jobs", "2", "--quiet", "--json"))
     ready: rows.Ready | None = None
@@ -75,7 +75,8 @@ def loaded(names: list[str]) -> list[str]:
     return names if names == ["powers"] else list(tables.TABLES)
 
 
-def _source(given: argparse.Namespace, folder: Path, shape: str, records: int) -> Path:
+def source_of(given: argparse.Namespace, folder: Path, shape: str, records: int) -> Path:
+    """Return the export to load: the real one, unpacked or named, or generated records."""
     if shape == "december":
         return Path(given.file) if given.file else unpack(PACK, folder)
     source = folder / f"{shape}.json"

@@ -130,7 +130,7 @@ def median_of(figures: list[dict[str, Any]], server_name: str, switch: str, kind
 def say(figure: dict[str, Any]) -> None:
     print(
         "  ".join(
-            f"{name} {value:.{2 if name.endswith(('_ms', '_byte')) else 1}f}"
+            f"{name} {value:.{2 if name.endswith(('_ms', '_byte', 'ratio')) else 1}f}"
             if isinstance(value, float)
             else f"{name} {value}"
             for name, value in figure.items()

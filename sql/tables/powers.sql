@@ -2,6 +2,11 @@
 -- the source's spelling. effects and activation_effects are the source's own JSON; effect_groups sums it up by effect
 -- type (the numbers in "effects" are power_effects.seq). group_count counts effect groups: nested ones, those of
 -- activation_effects, and those without templates.
+--
+-- The two jsonb indexes serve containment (@>) of values with the way to them: jsonb_path_ops has one entry for each, where
+-- jsonb_ops has one per key and one per value; it is built in less time, answers as fast or faster, and has nothing to
+-- recheck. Only jsonb_ops serves a structure without any value, which asks nothing about a power. They come last: first
+-- or last makes no difference to the time. Measured by scripts/bench.py gin; the figures are in docs/performance.md.
 
 -- create
 create table {schema}.powers (
