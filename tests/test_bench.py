@@ -118,6 +118,19 @@ def test_the_guard_tells_a_change_from_noise(ratio: float, word: str) -> None:
     assert module("benches.quick").compared("etl load", {"ratio": ratio}, old).startswith(word)
 
 
+def test_the_servers_time_is_counted_once_where_sessions_overlap() -> None:
+    """Each line of its log says when a statement ended, and how long it took."""
+    log = (
+        "100.010 LOG:  duration: 10.000 ms  parse <unnamed>: select\n"
+        "100.020 LOG:  duration: 15.000 ms  execute <unnamed>: select\n"
+        "100.015 LOG:  duration: 1.000 ms\n"
+        "100.500 LOG:  checkpoint starting: immediate\n"
+        "101.000 LOG:  duration: 100.000 ms  statement: copy\n"
+    )
+
+    assert module("benches.startup").at_work(log) == pytest.approx(0.12)
+
+
 @pytest.fixture(scope="module")
 def case() -> Iterator[Any]:
     """A few records with their reference, on the embedded server."""

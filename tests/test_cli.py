@@ -74,6 +74,14 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_what_each_worker_imports_of_the_script_is_nothing() -> None:
+    """A spawned process imports the module of its parent's entry point: not the command line, not click."""
+    code = "import sys, etl.__main__; print({'etl.cli', 'click', 'psycopg'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "set()"
+
+
 def test_help_fits_on_a_terminal() -> None:
     """No line is cut, and every command is listed with a whole sentence."""
     for arguments in ([], ["db"], ["rejects"]):

@@ -294,6 +294,21 @@ def test_the_coordinator_imports_neither_polars_nor_pyarrow() -> None:
     assert done.stdout.strip() == "set()", done.stderr
 
 
+def test_statistics_leave_nested_values_alone(store: str, dsn: str) -> None:
+    """ANALYZE of jsonb costs more than building the btree indexes; scalar columns of the same tables have theirs."""
+    coordinator.load(options(store, dsn))
+    query = (
+        "select a.atttypid = 'jsonb'::regtype, count(s.staattnum) > 0 from pg_class c"
+        " join pg_attribute a on a.attrelid = c.oid and a.attnum > 0"
+        " left join pg_statistic s on s.starelid = c.oid and s.staattnum = a.attnum"
+        " where c.relnamespace = 'game_b1'::regnamespace and c.relkind in ('r', 'p') group by 1"
+    )
+    with psycopg.connect(dsn) as connection:
+        has_statistics = dict(connection.execute(query).fetchall())
+
+    assert has_statistics == {True: False, False: True}
+
+
 def test_a_password_is_nowhere_to_be_seen(store: str, dsn: str) -> None:
     """Not in the import log, not in the message."""
     secret = "swordfish-4711"

