@@ -78,6 +78,7 @@ class Pool:
         self._scheme, self.workers = parse(executor)
         self._environment = dict(environment or {})
         self._executor: Executor | None = None
+        self._warming: list[Future[None]] = []
 
     @property
     def window(self) -> int:
@@ -126,6 +127,7 @@ class Pool:
     ) -> Iterator[tuple[T, R | Exception]]:
         suspects = deque[T]()
         retrying = False
+        wait(self._warming)  # else a task would start yet another worker, and the two would be in each other's way
         while waiting or suspects or flying:
             if stop():
                 waiting.clear()
@@ -196,8 +198,7 @@ class Pool:
         """Let workers, all unless told, start and import what their tasks need, while the caller goes on."""
         if self._scheme != "inline":
             with _born_deaf():
-                for _ in range(workers or self.workers):
-                    self._get().submit(_import, modules)
+                self._warming = [self._get().submit(_import, modules) for _ in range(workers or self.workers)]
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers that run now."""
