@@ -310,7 +310,7 @@ def _take_over(connection: db.Connection, build: int) -> int:
 def _end_workers(connection: db.Connection, build: int) -> None:
     """End what the server still does for workers of a build, and wait until their transactions are gone."""
     connection.execute(db.query("end_older_workers"), {"space": db.LOCK_SPACE, "build": build})
-    with connection.transaction():
+    with db.at_once(connection):
         connection.execute(db.query("lock_build_alone"), {"space": db.LOCK_SPACE, "build": build})
 
 
@@ -367,11 +367,17 @@ def _begin(run: _Run) -> None:
             renewal.lean(connection, below, run.build, schema)
         entity_rows = keys.entity_rows(archetypes, powersets, archetype_ids, powerset_ids)
         rows = keys.write_entities(connection, schema, entity_rows, [n for n in keys.ENTITY_TABLES if n in made])
-        for name, count in rows.items():
-            receipt = Receipt(
-                table=name, leaf="all", digest=manifest.entities_digest, version=ddl.version(name), rows=count, bytes=0
-            )
-            receipts.record(connection, run.build, receipt, 0.0)
+        with connection.pipeline():
+            for name, count in rows.items():
+                receipt = Receipt(
+                    table=name,
+                    leaf="all",
+                    digest=manifest.entities_digest,
+                    version=ddl.version(name),
+                    rows=count,
+                    bytes=0,
+                )
+                receipts.record(connection, run.build, receipt)
 
 
 def _work(run: _Run) -> None:
@@ -464,9 +470,9 @@ def _publish(run: _Run) -> publish.Publication:
 def _index_late(run: _Run) -> None:
     """Build the indexes that the published build lacks, because it was loaded with ``--indexes deferred``."""
     homes: dict[str, list[str]] = {}
-    for name in run.wanted:
-        if name in tables.LEAF_TABLES:
-            homes.setdefault(ddl.home(run.connection, run.schema, name), []).append(name)
+    names = [name for name in run.wanted if name in tables.LEAF_TABLES]
+    for name, schema in ddl.homes(run.connection, run.schema, names).items():
+        homes.setdefault(schema, []).append(name)
     for schema, wanted in homes.items():
         if not lateindex.missing(run.connection, schema, wanted, run.build, run.epoch):
             continue
@@ -518,7 +524,9 @@ def _load_leaves(run: _Run) -> None:
     rejected = run.manifest.rejects + outcome.count_rejects(run.connection, run.build)
     limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
     run.progress(_loading(run, ready, total, len(todo)))
-    tasks = [_task(run, leaf) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
+    ids = keys.powerset_ids(run.connection, [uid for leaf in todo for uid in leaf.powersets])
+    homes = ddl.extension_homes(run.connection, map(ddl.table_file, run.wanted)) if todo else {}
+    tasks = [_task(run, leaf, ids, homes) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
     outcomes = run.pool.run(
         work.load_leaf,
         tasks,
@@ -586,7 +594,7 @@ def _is_loaded(run: _Run, leaf: Leaf) -> bool:
     return all((name, leaf.name) in run.done for name in run.wanted if name in tables.LEAF_TABLES)
 
 
-def _task(run: _Run, leaf: Leaf) -> LeafTask:
+def _task(run: _Run, leaf: Leaf, ids: Mapping[str, int], homes: Mapping[str, str | None]) -> LeafTask:
     return LeafTask(
         build=run.build,
         epoch=run.epoch,
@@ -599,6 +607,8 @@ def _task(run: _Run, leaf: Leaf) -> LeafTask:
             for name in run.wanted
             if name in tables.LEAF_TABLES and (name, leaf.name) not in run.done
         ),
+        powerset_ids=tuple(ids[uid] for uid in leaf.powersets),
+        extensions=tuple(homes.items()),
         renews=run.below is not None,
         batch_rows=run.options.batch_rows,
         batch_bytes=batch_bytes(run.options, run.pool.workers),

@@ -1,7 +1,6 @@
 """Loading one leaf: its record batches, transformed and bulk-loaded in one transaction with the receipts."""
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
@@ -10,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from psycopg import sql
 
-from etl import bulkload, config, db, ddl, halving, limits, receipts, tables
+from etl import bulkload, db, ddl, halving, limits, line, receipts, tables
 from etl.errors import MismatchError, Refused
 from etl.model import LeafContext, Manifest, Reject
 from etl.plan import Leaf, LeafResult, LeafTask
@@ -85,11 +84,21 @@ def _load(task: LeafTask, guilty: Mapping[int, str], trial: range | None = None)
     """Run a leaf's transaction without the records at the ``guilty`` positions; a ``trial`` is rolled back."""
     started, clock = time.perf_counter(), _Clock()
     manifest, leaf = manifest_of(task.store, task.split_id), task.leaf
-    with db.connect(os.environ[config.DSN_VARIABLE], name=f"etl load {leaf.name}", autocommit=False) as connection:
-        receipts.enter(connection, task.build, task.epoch, durability=task.durability)
-        if done := receipts.of_piece(connection, task.build, leaf.name, dict(task.tables)):
+    with line.lent() as connection:
+        with connection.pipeline():
+            entry = receipts.enter(
+                connection,
+                task.build,
+                task.epoch,
+                leaf.name,
+                dict(task.tables),
+                name=f"etl load {leaf.name}",
+                durability=task.durability,
+            )
+            names = _ask_names(connection, task)
+        if done := entry.done():
             return _known(leaf, done)
-        context = _context(connection, task)
+        context = _context(connection, task, *names)
         with connection.pipeline():
             relations = {name: _relation(connection, task, name) for name, _ in task.tables}
         clock.lap("index")
@@ -101,15 +110,15 @@ def _load(task: LeafTask, guilty: Mapping[int, str], trial: range | None = None)
             _prove_renewed(leaf, rows, rejects, context)
         elif trial is None:
             _prove(leaf, rows, len(rejects))
-            _set_aside(connection, task, rejects, context)
-        _complete(connection, task)
+        with connection.pipeline():
+            if trial is None and not task.renews:
+                _set_aside(connection, task, rejects, context)
+            _complete(connection, task)
+            if trial is None:
+                _record(connection, task, totals)
+            connection.execute("commit" if trial is None else "rollback")
         clock.lap("index")
-        seconds = time.perf_counter() - started
-        if trial is None:
-            _record(connection, task, totals, seconds)
-            connection.commit()
-        else:
-            connection.rollback()
+    seconds = time.perf_counter() - started
     sizes = {name: size for name, (_, size) in totals.items()}
     return LeafResult(
         leaf=leaf.name, rows=rows, bytes=sizes, rejects=len(rejects), seconds=seconds, timings=clock.seconds
@@ -165,16 +174,19 @@ def manifest_of(store: str, split_id: str) -> Manifest:
     return manifests.read(store, split_id)
 
 
-def _context(connection: db.Connection, task: LeafTask) -> LeafContext:
+def _ask_names(connection: db.Connection, task: LeafTask) -> tuple[db.Cursor, db.Cursor]:
+    """Ask for the powers of the leaf's powersets, and for the order of each set; both may be read behind the pipeline."""
+    schema, numbers = db.identifier(task.schema), {"powersets": list(task.powerset_ids)}
+    return (
+        connection.execute(db.query("leaf_power_ids", schema=schema), numbers),
+        connection.execute(db.query("power_order", schema=schema), numbers),
+    )
+
+
+def _context(connection: db.Connection, task: LeafTask, ids: db.Cursor, ordered: db.Cursor) -> LeafContext:
     """Return the ids of the leaf's powersets and powers."""
     schema = db.identifier(task.schema)
-    sets: dict[str, int] = dict(
-        connection.execute(db.query("powerset_ids"), {"uids": list(task.leaf.powersets)}).fetchall()
-    )
-    numbers = {"powersets": list(sets.values())}
-    with connection.pipeline():
-        ids = connection.execute(db.query("leaf_power_ids", schema=schema), numbers)
-        ordered = connection.execute(db.query("power_order", schema=schema), numbers)
+    sets = dict(zip(task.leaf.powersets, task.powerset_ids, strict=True))
     powers: dict[str, int] = dict(ids.fetchall())
     order = {uid: position for (members,) in ordered for position, uid in enumerate(members)}
 
@@ -199,8 +211,8 @@ def _relation(connection: db.Connection, task: LeafTask, name: str) -> sql.Ident
 
 def _index(connection: db.Connection, task: LeafTask, name: str) -> None:
     table = f"{name}_{task.leaf.name}"
-    late = task.indexes != "deferred"
-    ddl.create_indexes(connection, task.schema, table, ddl.table_file(name), prefix=table, late=late)
+    late, homes = task.indexes != "deferred", dict(task.extensions)
+    ddl.create_indexes(connection, task.schema, table, ddl.table_file(name), prefix=table, late=late, homes=homes)
 
 
 def _copy_all(
@@ -224,6 +236,8 @@ def _copy_all(
         limits.check(len(rejects), task.most_rejects)
         clock.lap("transform")
         for name, relation in relations.items():
+            if not built[name].num_rows:  # a COPY of nothing waits for two answers
+                continue
             spec = tables.spec(name)
             done = bulkload.copy(
                 connection, relation, spec.columns, [built[name]], freeze=spec.partitioned and task.freeze
@@ -296,19 +310,17 @@ def _complete(connection: db.Connection, task: LeafTask) -> None:
     leaf = task.leaf
     condition = ddl.bounds(leaf.archetype_id, leaf.lower, leaf.upper)
     partitioned = [name for name, _ in task.tables if tables.spec(name).partitioned]
-    with connection.pipeline():
-        for name in partitioned:
-            ddl.check_leaf(connection, task.schema, name, leaf.name, condition)
-            if task.indexes != "before":
-                _index(connection, task, name)
-            ddl.analyze(connection, task.schema, f"{name}_{leaf.name}", name)
+    for name in partitioned:
+        ddl.check_leaf(connection, task.schema, name, leaf.name, condition)
+        if task.indexes != "before":
+            _index(connection, task, name)
+        ddl.analyze(connection, task.schema, f"{name}_{leaf.name}", name)
 
 
-def _record(connection: db.Connection, task: LeafTask, totals: dict[str, tuple[int, int]], seconds: float) -> None:
-    with connection.pipeline():
-        for name, version in task.tables:
-            rows, size = totals[name]
-            receipt = receipts.Receipt(
-                table=name, leaf=task.leaf.name, digest=task.leaf.digest, version=version, rows=rows, bytes=size
-            )
-            receipts.record(connection, task.build, receipt, seconds)
+def _record(connection: db.Connection, task: LeafTask, totals: dict[str, tuple[int, int]]) -> None:
+    for name, version in task.tables:
+        rows, size = totals[name]
+        receipt = receipts.Receipt(
+            table=name, leaf=task.leaf.name, digest=task.leaf.digest, version=version, rows=rows, bytes=size
+        )
+        receipts.record(connection, task.build, receipt)

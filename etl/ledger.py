@@ -55,8 +55,10 @@ def begin(
         "who": db.whoami(),
         "workers": workers,
     }
-    row = connection.execute(db.query("begin_run"), values).fetchone()
-    audit.record(connection, command=command, live_schema=live_schema, build=build, outcome=audit.BEGUN)
+    with connection.pipeline():
+        begun = connection.execute(db.query("begin_run"), values)
+        audit.record(connection, command=command, live_schema=live_schema, build=build, outcome=audit.BEGUN)
+    row = begun.fetchone()
     return int(row[0]) if row else 0
 
 
@@ -114,9 +116,10 @@ def log_leaf(
     seconds: float,
 ) -> None:
     """Write a line per table of one leaf."""
-    for table, count in rows.items():
-        values = {"run": run, "build": build, "table": table, "leaf": leaf, "rows": count}
-        connection.execute(db.query("record_leaf_log"), {**values, "bytes": sizes[table], "seconds": seconds})
+    with connection.pipeline():
+        for table, count in rows.items():
+            values = {"run": run, "build": build, "table": table, "leaf": leaf, "rows": count}
+            connection.execute(db.query("record_leaf_log"), {**values, "bytes": sizes[table], "seconds": seconds})
 
 
 def summary_data(codes: Mapping[str, int], rejects: Sequence[Reject], counts: Mapping[str, int]) -> dict[str, Any]:

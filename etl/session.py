@@ -29,6 +29,7 @@ class Session:
     def _open(self) -> None:
         self._has_lock = False
         self.connection = db.open_connection(self._dsn, name=self._name)
+        self.connection.prepare_threshold = None  # to prepare a statement takes a round trip, and none runs often
         row = self.connection.execute(db.query("own_backend")).fetchone()
         self._backend = row or (0, None)
 
