@@ -16,6 +16,7 @@ everybody, and nobody gets there but through the views: the build's schema and s
 """
 
 import hashlib
+import itertools
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -135,13 +136,12 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) 
         for (name,) in unread:
             connection.execute(db.query("drop_function", function=_function_by_name(name)))
     shapes = _shapes(connection, [schema])
+    steps = {}
     for name in sorted(_relations(shapes, schema), key=_is_partitioned, reverse=True):
         columns = shapes[schema, name]
         branch = _branch(shapes, live_schema, name, build, columns, "settled_branch")
-        with db.at_once(connection):
-            _replace_function(connection, live_schema, name, columns, branch)
-            readers = _ask_readers(connection, live_schema)
-        _breathe(readers, name)
+        steps[name] = _function(live_schema, name, columns, branch)
+    _replace(connection, live_schema, steps)
     return True
 
 
@@ -167,6 +167,7 @@ def _widen(connection: db.Connection, shapes: Shapes, live_schema: str, builds: 
     the partitioned ones come last, because planning a query over two builds of them costs four times as much.
     """
     schema = schema_of(live_schema, new)
+    steps = {}
     for name in sorted(_relations(shapes, schema), key=_is_partitioned):
         columns = shapes[schema, name]
         found = [build for build in builds if (schema_of(live_schema, build), name) in shapes]
@@ -177,21 +178,31 @@ def _widen(connection: db.Connection, shapes: Shapes, live_schema: str, builds: 
             branches=sql.SQL("\nunion all\n").join(branches),
             live=sql.Literal(live_schema),
         )
+        open_to_all = db.query("let_everybody_read", relation=db.identifier(schema, name))
+        steps[name] = [open_to_all, *_function(live_schema, name, columns, query)]
+    _replace(connection, live_schema, steps)
+
+
+def _replace(connection: db.Connection, live_schema: str, steps: Mapping[str, Sequence[db.Statement]]) -> None:
+    """Run the statements of each relation as a transaction, with a pause behind it; all as one where nobody reads.
+
+    The pauses leave the cores to the sessions that read, which plan anew then.
+    """
+    if not _is_read(connection, live_schema):
         with db.at_once(connection):
-            connection.execute(db.query("let_everybody_read", relation=db.identifier(schema, name)))
-            _replace_function(connection, live_schema, name, columns, query)
-            readers = _ask_readers(connection, live_schema)
-        _breathe(readers, name)
+            for statement in itertools.chain.from_iterable(steps.values()):
+                connection.execute(statement)
+        return
+    for name, statements in steps.items():
+        with db.at_once(connection):
+            for statement in statements:
+                connection.execute(statement)
+        if _is_read(connection, live_schema):
+            time.sleep(_LONG_BREATH_S if _is_partitioned(name) else _BREATH_S)
 
 
-def _ask_readers(connection: db.Connection, live_schema: str) -> db.Cursor:
-    return connection.execute(db.query("transactions_reading"), {"schema": live_schema})
-
-
-def _breathe(readers: db.Cursor, name: str) -> None:
-    """Leave the cores to the sessions that read, which plan anew now; a database without readers is not waited for."""
-    if readers.fetchone():
-        time.sleep(_LONG_BREATH_S if _is_partitioned(name) else _BREATH_S)
+def _is_read(connection: db.Connection, live_schema: str) -> bool:
+    return bool(_transactions(connection, "transactions_reading", {"schema": live_schema}))
 
 
 def _is_partitioned(name: str) -> bool:
@@ -326,17 +337,17 @@ def _function_by_name(function: str) -> sql.Identifier:
     return db.identifier("etl", function)
 
 
-def _replace_function(
-    connection: db.Connection, live_schema: str, name: str, columns: Mapping[str, str], branches: sql.Composed
-) -> None:
-    """Make or replace the function behind a view; three statements, one transaction: to be called inside of one."""
+def _function(
+    live_schema: str, name: str, columns: Mapping[str, str], branches: sql.Composed
+) -> tuple[db.Statement, ...]:
+    """Return what makes or replaces the function behind a view: statements of one transaction."""
     pairs = [sql.SQL("{} {}").format(db.identifier(column), sql.SQL(kind)) for column, kind in columns.items()]
     function = _function_by_name(_function_name(live_schema, name, columns))
-    connection.execute(
-        db.query("replace_function", function=function, columns=sql.SQL(", ").join(pairs), branches=branches)
+    return (
+        db.query("replace_function", function=function, columns=sql.SQL(", ").join(pairs), branches=branches),
+        db.query("mark_function", function=function, live=sql.Literal(live_schema)),
+        db.query("let_everybody_call", function=function),
     )
-    connection.execute(db.query("mark_function", function=function, live=sql.Literal(live_schema)))
-    connection.execute(db.query("let_everybody_call", function=function))
 
 
 def _are_widened(connection: db.Connection, live_schema: str) -> bool:
