@@ -54,9 +54,14 @@ _log = logging.getLogger(__name__)
 # What a worker needs before it holds any data: the interpreter, polars, pyarrow, psycopg.
 WORKER_BASE_BYTES = 120 * MIB
 MIN_BATCH_BYTES = 2 * MIB
+# From this round trip on a server is far away, and workers wait for it as long as they work: a leaf waits about twelve
+# times. A busy machine of its own answers sooner.
+FAR_S = 0.01
 # From this share of the memory limit on, a run slows down.
 PRESSURE = 0.9
 MAX_BATCH_BYTES = 16 * MIB
+# How often a worker holds a batch: as read, as Python objects, as columns of the tables, as encoded for COPY.
+_BATCH_COPIES = 12
 
 lock = session.lock
 
@@ -84,6 +89,7 @@ class _Run:
     done: dict[tuple[str, str], Receipt] = field(default_factory=dict)
     failed: dict[str, Exception] = field(default_factory=dict)
     loaded_now: int = 0
+    sent: Counter[str] = field(default_factory=Counter)
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -126,12 +132,12 @@ def load(
     where = dsn.resolve(options.dsn)
     name = f"etl load into {options.schema} by {db.whoami()}"[:63]
     with metrics.PeakMemory() as memory, session.hold(where, name=name, live_schema=options.schema) as line:
-        preflight.require(line.connection, options, manifest)
+        free = preflight.require(line.connection, options, manifest)
         migrations.ensure(line.connection)
         line.lock()
         ledger.close_lost(line.connection, options.schema)
         publish.check_live_schema(line.connection, options.schema, list(ddl.relations(tables.TABLES)))
-        with parallel.Pool(options.executor, {config.DSN_VARIABLE: where}) as pool:
+        with parallel.Pool(executor_of(options, line.round_trip_s, free), {config.DSN_VARIABLE: where}) as pool:
             run = _Run(
                 options=options,
                 manifest=manifest,
@@ -149,6 +155,20 @@ def load(
                     ledger.fail(run.connection, run.number, error, run.timings, memory.peak_bytes)
                 raise
     return result
+
+
+def executor_of(options: config.LoadOptions, round_trip_s: float, free: int) -> str:
+    """Return the executor: to a server that is far away twice the processes, since half of them wait.
+
+    As many as there is memory for, and connections (``free``).
+    """
+    scheme, workers = parallel.parse(options.executor)
+    if scheme != "process" or round_trip_s < FAR_S:
+        return options.executor
+    room = options.memory_limit_bytes // (WORKER_BASE_BYTES + _BATCH_COPIES * MIN_BATCH_BYTES) - 1
+    more = max(workers, min(2 * workers, room, free))
+    _log.info("the server is %.0f ms away: %s workers", 1000 * round_trip_s, more, extra={"action": "far"})
+    return f"{scheme}://{more}"
 
 
 def _run(run: _Run, started: float, memory: metrics.PeakMemory) -> LoadResult:
@@ -309,8 +329,8 @@ def _take_over(connection: db.Connection, build: int) -> int:
 
 def _end_workers(connection: db.Connection, build: int) -> None:
     """End what the server still does for workers of a build, and wait until their transactions are gone."""
-    connection.execute(db.query("end_older_workers"), {"space": db.LOCK_SPACE, "build": build})
     with db.at_once(connection):
+        connection.execute(db.query("end_older_workers"), {"space": db.LOCK_SPACE, "build": build})
         connection.execute(db.query("lock_build_alone"), {"space": db.LOCK_SPACE, "build": build})
 
 
@@ -411,7 +431,9 @@ def _fill(run: _Run) -> None:
                 split_id=run.manifest.split_id,
                 version="1",
             )
-            _each(run, work.register, [task])
+            for receipt in collect(run.pool, work.register, [task], run.stop):
+                run.sent[receipt.table] += receipt.bytes
+            _stop_here(run)
     with run.phase("load"):
         _load_leaves(run)
     with run.phase("index"):
@@ -625,7 +647,7 @@ def batch_bytes(options: config.LoadOptions, workers: int) -> int:
     A worker holds a batch several times over: as read, as Python objects, as columns of the tables, as encoded for COPY.
     """
     budget = options.memory_limit_bytes // (workers + 1) - WORKER_BASE_BYTES
-    return max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, budget // 12))
+    return max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, budget // _BATCH_COPIES))
 
 
 def _note_leaf(run: _Run, result: LeafResult) -> None:
@@ -635,6 +657,7 @@ def _note_leaf(run: _Run, result: LeafResult) -> None:
     for kind, seconds in result.timings.items():
         name = f"worker_{kind}"
         run.timings[name] = run.timings.get(name, 0.0) + seconds
+    run.sent.update(result.bytes)
     facts = {"action": "leaf_loaded", "leaf": result.leaf, "rows": result.rows, "seconds": round(result.seconds, 3)}
     _log.info("leaf %s: %s powers in %.2f s", result.leaf, result.rows.get("powers", 0), result.seconds, extra=facts)
 
@@ -658,6 +681,7 @@ def _result(
         settled=settled,
         nothing_to_do=nothing_to_do,
         reject_paths=outcome.reject_paths(run.options.store, run.manifest, build, set_aside),
+        bytes=dict(run.sent),
         leaves_loaded=run.loaded_now,
         leaves_kept=len(run.leaves) - run.loaded_now,
         seconds=0.0,

@@ -12,18 +12,18 @@ from etl.store import parts
 _STAGED = {"uid": "text", "internal_name": "text", "archetype": "text", "powerset": "text"}
 
 
-def register(task: RegisterTask) -> int:
+def register(task: RegisterTask) -> receipts.Receipt:
     """Give every power of the split its id and fill the build's directory, in one transaction with its receipt.
 
     Ids are given out in the order of uids, so that they depend on what was loaded before and on nothing else. Returns
-    the number of powers.
+    that receipt.
     """
     manifest = manifests.read(task.store, task.split_id)
     with line.lent() as connection:
         with connection.pipeline():
             entry = receipts.enter(connection, task.build, task.epoch, "all", ["power_directory"], name="etl register")
         if done := entry.done():
-            return int(done["power_directory"][0])
+            return _receipt(task, *done["power_directory"][:2])
         with connection.pipeline():
             connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
             connection.execute(db.query("stage_names"))
@@ -31,9 +31,7 @@ def register(task: RegisterTask) -> int:
         wanted = ["uid", "archetype", "powerset", column]
         names = _names(parts.read_runs(task.store, manifest, manifest.partitions, wanted), column)
         rows, size = bulkload.copy(connection, db.identifier("staged_name"), _STAGED, names)
-        receipt = receipts.Receipt(
-            table="power_directory", leaf="all", digest=task.split_id, version=task.version, rows=rows, bytes=size
-        )
+        receipt = _receipt(task, rows, size)
         with connection.pipeline():
             connection.execute("analyze staged_name")
             connection.execute(db.query("register_powers"))
@@ -41,7 +39,13 @@ def register(task: RegisterTask) -> int:
             _index_directory(connection, task.schema)
             receipts.record(connection, task.build, receipt)
             connection.execute("commit")
-    return rows
+    return receipt
+
+
+def _receipt(task: RegisterTask, rows: int, size: int) -> receipts.Receipt:
+    return receipts.Receipt(
+        table="power_directory", leaf="all", digest=task.split_id, version=task.version, rows=rows, bytes=size
+    )
 
 
 def _index_directory(connection: db.Connection, schema: str) -> None:

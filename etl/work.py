@@ -36,7 +36,7 @@ def check_part(task: CheckTask) -> None:
     manifest.check_part(task.store, task.split_id, task.part)
 
 
-def register(task: RegisterTask) -> int:
+def register(task: RegisterTask) -> Receipt:
     """Register the names of a split; see ``etl.register``."""
     from etl import register as registration
 

@@ -392,7 +392,8 @@ order by 1, 2;
 -- The import log, newest first.
 select id, import_type, source_file, game_version, build, state, who, workers,
        records_seen, records_loaded, records_superseded, records_rejected,
-       peak_memory_bytes, started_at, completed_at, message, timings
+       peak_memory_bytes, started_at, completed_at, message, timings,
+       (select sum(value::bigint)::bigint from jsonb_each_text(import_data->'bytes')) as bytes_sent
 from etl.run
 where live_schema = %(schema)s
 order by id desc

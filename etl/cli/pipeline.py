@@ -383,6 +383,7 @@ def _print_load(result: "LoadResult", schema: str) -> None:
         if not name.startswith(("worker_", "publish_"))
     )
     click.echo(f"  seconds: {phases}; in all {result.seconds:.1f}; peak memory {common.size(result.peak_bytes)}")
+    click.echo(f"  sent by COPY: {common.size(sum(result.bytes.values()))}")
     if result.leaves_kept:
         click.echo(
             f"  {result.leaves_kept} leaves were there from an earlier run, {result.leaves_loaded} were loaded now"
