@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pgpq
+import psycopg
 import pyarrow as pa
 from pgpq import encoders
 from pgpq import schema as pg_schema
@@ -53,20 +54,25 @@ def copy(
                 clock.lap("read")
                 if encoder is None:
                     encoder = _encoder(batch.schema, columns)
-                    stream.write(encoder.write_header())
+                    sent += _send(stream, encoder.write_header())
                 data = encoder.write_batch(batch)
                 clock.lap("encode")
-                view = memoryview(data)
-                for start in range(0, len(data), _SEND_BYTES):
-                    stream.write(view[start : start + _SEND_BYTES])
+                sent += _send(stream, data)
                 clock.lap("send")
                 rows += batch.num_rows
-                sent += len(data)
-            stream.write(encoder.finish() if encoder else _EMPTY)
+            sent += _send(stream, encoder.finish() if encoder else _EMPTY)
         clock.lap("server_wait")
         if cursor.rowcount != rows:
             raise MismatchError(f"{rows} rows were sent to {relation.as_string(connection)}, {cursor.rowcount} arrived")
     return rows, sent
+
+
+def _send(stream: psycopg.Copy, data: bytes) -> int:
+    """Send what the encoder gave; return its bytes. A small batch comes out of it with the next one, or at the end."""
+    view = memoryview(data)
+    for start in range(0, len(data), _SEND_BYTES):
+        stream.write(view[start : start + _SEND_BYTES])
+    return len(data)
 
 
 # The header and the trailer of a binary COPY without rows (manual, "COPY", Binary Format).

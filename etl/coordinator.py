@@ -54,9 +54,14 @@ _log = logging.getLogger(__name__)
 # What a worker needs before it holds any data: the interpreter, polars, pyarrow, psycopg.
 WORKER_BASE_BYTES = 120 * MIB
 MIN_BATCH_BYTES = 2 * MIB
+# From this round trip on a server is far away, and workers wait for it as long as they work: a leaf waits about twelve
+# times. A busy machine of its own answers sooner.
+FAR_S = 0.01
 # From this share of the memory limit on, a run slows down.
 PRESSURE = 0.9
 MAX_BATCH_BYTES = 16 * MIB
+# How often a worker holds a batch: as read, as Python objects, as columns of the tables, as encoded for COPY.
+_BATCH_COPIES = 12
 
 lock = session.lock
 
@@ -88,6 +93,7 @@ class _Run:
     spans: list[timings.Span] = field(default_factory=list)
     stints: list[timings.Stint] = field(default_factory=list)
     publish_steps: dict[str, float] = field(default_factory=dict)
+    sent: Counter[str] = field(default_factory=Counter)
 
     @property
     def connection(self) -> db.Connection:
@@ -140,12 +146,12 @@ def load(
     where = dsn.resolve(options.dsn)
     name = f"etl load into {options.schema} by {db.whoami()}"[:63]
     with metrics.PeakMemory() as memory, session.hold(where, name=name, live_schema=options.schema) as line:
-        preflight.require(line.connection, options, manifest)
+        free = preflight.require(line.connection, options, manifest)
         migrations.ensure(line.connection)
         line.lock()
         ledger.close_lost(line.connection, options.schema)
         publish.check_live_schema(line.connection, options.schema, list(ddl.relations(tables.TABLES)))
-        with parallel.Pool(options.executor, {config.DSN_VARIABLE: where}) as pool:
+        with parallel.Pool(executor_of(options, line.round_trip_s, free), {config.DSN_VARIABLE: where}) as pool:
             run = _Run(
                 options=options,
                 manifest=manifest,
@@ -165,6 +171,20 @@ def load(
                 raise
     clock.lap("end")
     return replace(result, seconds=clock.total, timings=run.parts())
+
+
+def executor_of(options: config.LoadOptions, round_trip_s: float, free: int) -> str:
+    """Return the executor: to a server that is far away twice the processes, since half of them wait.
+
+    As many as there is memory for, and connections (``free``).
+    """
+    scheme, workers = parallel.parse(options.executor)
+    if scheme != "process" or round_trip_s < FAR_S:
+        return options.executor
+    room = options.memory_limit_bytes // (WORKER_BASE_BYTES + _BATCH_COPIES * MIN_BATCH_BYTES) - 1
+    more = max(workers, min(2 * workers, room, free))
+    _log.info("the server is %.0f ms away: %s workers", 1000 * round_trip_s, more, extra={"action": "far"})
+    return f"{scheme}://{more}"
 
 
 def _run(run: _Run) -> LoadResult:
@@ -327,8 +347,8 @@ def _take_over(connection: db.Connection, build: int) -> int:
 
 def _end_workers(connection: db.Connection, build: int) -> None:
     """End what the server still does for workers of a build, and wait until their transactions are gone."""
-    connection.execute(db.query("end_older_workers"), {"space": db.LOCK_SPACE, "build": build})
-    with connection.transaction():
+    with db.at_once(connection):
+        connection.execute(db.query("end_older_workers"), {"space": db.LOCK_SPACE, "build": build})
         connection.execute(db.query("lock_build_alone"), {"space": db.LOCK_SPACE, "build": build})
 
 
@@ -385,11 +405,17 @@ def _begin(run: _Run) -> None:
             renewal.lean(connection, below, run.build, schema)
         entity_rows = keys.entity_rows(archetypes, powersets, archetype_ids, powerset_ids)
         rows = keys.write_entities(connection, schema, entity_rows, [n for n in keys.ENTITY_TABLES if n in made])
-        for name, count in rows.items():
-            receipt = Receipt(
-                table=name, leaf="all", digest=manifest.entities_digest, version=ddl.version(name), rows=count, bytes=0
-            )
-            receipts.record(connection, run.build, receipt, 0.0)
+        with connection.pipeline():
+            for name, count in rows.items():
+                receipt = Receipt(
+                    table=name,
+                    leaf="all",
+                    digest=manifest.entities_digest,
+                    version=ddl.version(name),
+                    rows=count,
+                    bytes=0,
+                )
+                receipts.record(connection, run.build, receipt)
 
 
 def _work(run: _Run) -> None:
@@ -423,7 +449,9 @@ def _fill(run: _Run) -> None:
                 split_id=run.manifest.split_id,
                 version="1",
             )
-            _each(run, work.register, [task])
+            for receipt in collect(run.pool, work.register, [task], run.stop):
+                run.sent[receipt.table] += receipt.bytes
+            _stop_here(run)
     with run.phase("load"):
         _load_leaves(run)
     with run.phase("index"):
@@ -482,9 +510,9 @@ def _publish(run: _Run) -> publish.Publication:
 def _index_late(run: _Run) -> None:
     """Build the indexes that the published build lacks, because they were left for later, or somebody dropped them."""
     homes: dict[str, list[str]] = {}
-    for name in run.wanted:
-        if name in tables.LEAF_TABLES:
-            homes.setdefault(ddl.home(run.connection, run.schema, name), []).append(name)
+    names = [name for name in run.wanted if name in tables.LEAF_TABLES]
+    for name, schema in ddl.homes(run.connection, run.schema, names).items():
+        homes.setdefault(schema, []).append(name)
     for schema, wanted in homes.items():
         if not lateindex.missing(run.connection, schema, wanted, run.build, run.epoch):
             continue
@@ -540,7 +568,9 @@ def _load_leaves(run: _Run) -> None:
     rejected = run.manifest.rejects + outcome.count_rejects(run.connection, run.build)
     limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
     run.progress(_loading(run, ready, total, len(todo)))
-    tasks = [_task(run, leaf) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
+    ids = keys.powerset_ids(run.connection, [uid for leaf in todo for uid in leaf.powersets])
+    homes = ddl.extension_homes(run.connection, map(ddl.table_file, run.wanted)) if todo else {}
+    tasks = [_task(run, leaf, ids, homes) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
     outcomes = run.pool.run(
         work.load_leaf,
         tasks,
@@ -608,7 +638,7 @@ def _is_loaded(run: _Run, leaf: Leaf) -> bool:
     return all((name, leaf.name) in run.done for name in run.wanted if name in tables.LEAF_TABLES)
 
 
-def _task(run: _Run, leaf: Leaf) -> LeafTask:
+def _task(run: _Run, leaf: Leaf, ids: Mapping[str, int], homes: Mapping[str, str | None]) -> LeafTask:
     return LeafTask(
         build=run.build,
         epoch=run.epoch,
@@ -621,6 +651,8 @@ def _task(run: _Run, leaf: Leaf) -> LeafTask:
             for name in run.wanted
             if name in tables.LEAF_TABLES and (name, leaf.name) not in run.done
         ),
+        powerset_ids=tuple(ids[uid] for uid in leaf.powersets),
+        extensions=tuple(homes.items()),
         renews=run.below is not None,
         batch_rows=run.options.batch_rows,
         batch_bytes=batch_bytes(run.options, run.pool.workers),
@@ -638,13 +670,14 @@ def batch_bytes(options: config.LoadOptions, workers: int) -> int:
     A worker holds a batch several times over: as read, as Python objects, as columns of the tables, as encoded for COPY.
     """
     budget = options.memory_limit_bytes // (workers + 1) - WORKER_BASE_BYTES
-    return max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, budget // 12))
+    return max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, budget // _BATCH_COPIES))
 
 
 def _note_leaf(run: _Run, result: LeafResult) -> None:
     """Write a leaf's line into the log of the run."""
     with run.session.losing():
         ledger.log_leaf(run.connection, run.number, run.build, result.leaf, result.rows, result.bytes, result.seconds)
+    run.sent.update(result.bytes)
     if result.stint:
         run.stints.append(result.stint)
     facts = {"action": "leaf_loaded", "leaf": result.leaf, "rows": result.rows, "seconds": round(result.seconds, 3)}
@@ -670,6 +703,7 @@ def _result(
         settled=settled,
         nothing_to_do=nothing_to_do,
         reject_paths=outcome.reject_paths(run.options.store, run.manifest, build, set_aside),
+        bytes=dict(run.sent),
         leaves_loaded=run.loaded_now,
         leaves_kept=len(run.leaves) - run.loaded_now,
         seconds=run.clock.total,

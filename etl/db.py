@@ -5,18 +5,20 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import psycopg
 from psycopg import conninfo, sql
+from psycopg.pq import TransactionStatus
 
 from etl import resources
 from etl.errors import DatabaseError, Refused, Transient, UsageError
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+Cursor = psycopg.Cursor[tuple[Any, ...]]
 Statement = sql.Composed
 
 # The first key of our advisory locks: "etl" in ASCII, so that they cannot meet those of other programs by accident.
@@ -96,6 +98,45 @@ def open_connection(dsn: str, *, name: str) -> Connection:
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def at_once(connection: Connection) -> Iterator[None]:
+    """Run the block's statements as one transaction in one round trip: nothing is waited for but what the block fetches.
+
+    The connection is in autocommit mode. No COPY may be in the block, which the protocol forbids. A statement that fails
+    may raise its error at a later one, or at the end; nothing is committed then.
+    """
+    with _sent_ahead(connection):
+        connection.execute("begin")
+        yield
+        connection.execute("commit")
+
+
+def each_at_once(connection: Connection, statements: Iterable[Statement]) -> None:
+    """Run each statement in a transaction of its own, all in one round trip; after one that fails none is run.
+
+    The connection is in autocommit mode.
+    """
+    with _sent_ahead(connection):
+        for statement in statements:
+            connection.execute("begin")
+            connection.execute(statement)
+            connection.execute("commit")
+
+
+@contextmanager
+def _sent_ahead(connection: Connection) -> Iterator[None]:
+    """Send statements without waiting for answers; a transaction that a failure leaves open is rolled back."""
+    if connection.info.transaction_status != TransactionStatus.IDLE:
+        raise psycopg.ProgrammingError("inside another transaction, which it would commit")
+    try:
+        with connection.pipeline():
+            yield
+    except BaseException:
+        if not connection.closed:
+            connection.rollback()
+        raise
 
 
 @contextmanager
@@ -179,7 +220,7 @@ def patiently(
     wait_s = min(_FIRST_WAIT_S, longest_wait_s)
     while True:
         try:
-            with connection.transaction():
+            with at_once(connection):
                 connection.execute(query("lock_timeout"), {"milliseconds": str(max(1, round(wait_s * 1000)))})
                 connection.execute(statement)
             return

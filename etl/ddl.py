@@ -90,6 +90,14 @@ def home(connection: db.Connection, schema: str, name: str) -> str:
     return str(row[0]) if row else schema
 
 
+def homes(connection: db.Connection, schema: str, names: Iterable[str]) -> dict[str, str]:
+    """Return the ``home`` of each of a build's relations."""
+    with connection.pipeline():
+        asked = {name: connection.execute(db.query("home"), {"schema": schema, "name": name}) for name in names}
+    rows = {name: cursor.fetchone() for name, cursor in asked.items()}
+    return {name: str(row[0]) if row else schema for name, row in rows.items()}
+
+
 def extension_schema(connection: db.Connection, extension: str) -> str | None:
     """Return the schema the extension is installed in; None where this server lacks it.
 
@@ -105,6 +113,12 @@ def extension_schema(connection: db.Connection, extension: str) -> str | None:
     return str(row[0]) if row else None
 
 
+def extension_homes(connection: db.Connection, paths: Iterable[str]) -> dict[str, str | None]:
+    """Return the extensions that indexes of these files need, each with its schema as ``extension_schema`` has it."""
+    needed = {index.requires for path in paths for index in indexes(path) if index.requires}
+    return {extension: extension_schema(connection, extension) for extension in sorted(needed)}
+
+
 def create_indexes(
     connection: db.Connection,
     schema: str,
@@ -114,17 +128,18 @@ def create_indexes(
     prefix: str | None = None,
     only: str | None = None,
     deferred: str = "none",
+    homes: Mapping[str, str | None] | None = None,
 ) -> None:
     """Make the indexes of ``path`` on a table; named as published, or ``<prefix>_<number>`` on a leaf.
 
-    What needs an extension that the server lacks is left out. ``only`` names a single index; those that
-    wait for the publication (``Index.waits``) are left out.
+    What needs an extension that the server lacks is left out. ``only`` names a single index; those that wait for the
+    publication (``Index.waits``) are left out. ``homes`` is what ``extension_homes`` says, where it was asked.
     """
     for number, index in enumerate(indexes(path)):
         if (only is not None and index.name != only) or index.waits(deferred):
             continue
         if index.requires:
-            home = extension_schema(connection, index.requires)
+            home = homes[index.requires] if homes is not None else extension_schema(connection, index.requires)
             if home is None:
                 continue
             connection.execute(db.query("see_schema"), (f"{home}, pg_catalog",))
@@ -146,25 +161,26 @@ def create_build(
     ``branches`` are the archetypes (key: id) that have several leaves. The parents lack the indexes that wait for
     the publication (``Index.waits``).
     """
-    connection.execute(db.query("create_schema", schema=db.identifier(schema)))
     holes = {"schema": db.identifier(schema)}
-    for name in names:
-        for heading, body in db.sections(table_file(name)):
-            if heading == "create":
-                connection.execute(db.template(body, holes))
-    for name in names:
-        if name not in tables.LEAF_TABLES or not tables.spec(name).partitioned:
-            continue
-        create_indexes(connection, schema, name, table_file(name), deferred=deferred)
-        for key, number in branches.items():
-            connection.execute(
-                db.query(
-                    "create_branch",
-                    branch=db.identifier(schema, f"{name}_{key}"),
-                    parent=db.identifier(schema, name),
-                    archetype=sql.Literal(number),
+    partitioned = [name for name in names if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
+    extensions = extension_homes(connection, map(table_file, partitioned))
+    with connection.pipeline():
+        connection.execute(db.query("create_schema", schema=db.identifier(schema)))
+        for name in names:
+            for heading, body in db.sections(table_file(name)):
+                if heading == "create":
+                    connection.execute(db.template(body, holes))
+        for name in partitioned:
+            create_indexes(connection, schema, name, table_file(name), deferred=deferred, homes=extensions)
+            for key, number in branches.items():
+                connection.execute(
+                    db.query(
+                        "create_branch",
+                        branch=db.identifier(schema, f"{name}_{key}"),
+                        parent=db.identifier(schema, name),
+                        archetype=sql.Literal(number),
+                    )
                 )
-            )
 
 
 def create_leaf(connection: db.Connection, schema: str, table: str, leaf: str) -> sql.Identifier:
@@ -211,8 +227,11 @@ def analyze(connection: db.Connection, schema: str, table: str, name: str, *, in
     connection.execute(statement)
 
 
-def attach_leaves(connection: db.Connection, schema: str, table: str, leaves: Iterable[Leaf]) -> None:
-    """Attach leaves to their archetype's branch, or in its place; the parents adopt their indexes. May be run twice."""
+def attachments(connection: db.Connection, schema: str, table: str, leaves: Iterable[Leaf]) -> Iterator[db.Statement]:
+    """Yield what attaches leaves to their archetype's branch, or in its place; the parents adopt their indexes.
+
+    A leaf that is attached already is left out.
+    """
     partitions = connection.execute(db.query("partitions_of_schema"), {"schema": schema}).fetchall()
     is_leaf = {name: bool(whether) for name, _, whether in partitions}
     for leaf in leaves:
@@ -222,14 +241,11 @@ def attach_leaves(connection: db.Connection, schema: str, table: str, leaves: It
         own = db.identifier(schema, name)
         if is_leaf.get(branch, True):
             parent, archetype = db.identifier(schema, table), sql.Literal(leaf.archetype_id)
-            statement = db.query("attach_only_leaf", parent=parent, leaf=own, archetype=archetype)
+            yield db.query("attach_only_leaf", parent=parent, leaf=own, archetype=archetype)
         else:
             lower = sql.SQL("minvalue") if leaf.lower is None else sql.Literal(leaf.lower)
             upper = sql.SQL("maxvalue") if leaf.upper is None else sql.Literal(leaf.upper)
-            statement = db.query(
-                "attach_leaf", branch=db.identifier(schema, branch), leaf=own, lower=lower, upper=upper
-            )
-        connection.execute(statement)
+            yield db.query("attach_leaf", branch=db.identifier(schema, branch), leaf=own, lower=lower, upper=upper)
 
 
 def drop_build(connection: db.Connection, schema: str, *, timeout_s: float = 60.0) -> None:
@@ -256,10 +272,12 @@ def relations(schema_tables: tuple[str, ...]) -> Iterator[str]:
         yield name
 
 
-def create_view(connection: db.Connection, schema: str, name: str, path: str) -> None:
-    """Make a materialized view with its rows, indexes and statistics."""
+def create_view(
+    connection: db.Connection, schema: str, name: str, path: str, homes: Mapping[str, str | None] | None = None
+) -> None:
+    """Make a materialized view with its rows, indexes and statistics; see ``create_indexes`` for ``homes``."""
     for heading, body in db.sections(path):
         if heading == "create":
             connection.execute(db.template(body, {"schema": db.identifier(schema)}))
-    create_indexes(connection, schema, name, path)
+    create_indexes(connection, schema, name, path, homes=homes)
     connection.execute(db.query("analyze", relation=db.identifier(schema, name)))

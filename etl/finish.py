@@ -34,13 +34,14 @@ def finish(
         MismatchError: a table does not hold the rows its receipts name.
     """
     if is_finished(connection, build):
-        return {name: _count(connection, schema, name, done) for name in wanted}
-    homes = {name: ddl.home(connection, schema, name) for name in tables.TABLES}
+        return _proven(_ask_counts(connection, schema, wanted), done)
+    homes = ddl.homes(connection, schema, ddl.relations(tables.TABLES))
     own = [name for name in wanted if homes[name] == schema]
     partitioned = [name for name in own if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
     for name in partitioned:
-        ddl.attach_leaves(connection, schema, name, leaves)
-    with connection.transaction():
+        db.each_at_once(connection, list(ddl.attachments(connection, schema, name, leaves)))
+    extensions = ddl.extension_homes(connection, (path for _, path in ddl.views()))
+    with db.at_once(connection):
         linked = {name: db.identifier(homes[name], name) for name in ("archetypes", "powersets", "powers")}
         if homes["powersets"] == schema:
             connection.execute(db.query("link_powersets", **linked))
@@ -48,12 +49,13 @@ def finish(
             connection.execute(db.query("link_powers", **linked))
         if "power_prerequisites" in own:
             connection.execute(db.query("unresolve_missing", schema=db.identifier(schema)))
-        rows = {name: _count(connection, schema, name, done) for name in wanted}
+        asked = _ask_counts(connection, schema, wanted)
         for name in partitioned:
             ddl.analyze(connection, schema, name, name, indexed_only=True)
         for name, path in ddl.views():
-            if ddl.home(connection, schema, name) == schema:
-                ddl.create_view(connection, schema, name, path)
+            if homes[name] == schema:
+                ddl.create_view(connection, schema, name, path, extensions)
+        rows = _proven(asked, done)
         connection.execute(db.query("finish_build"), {"build": build})
     return rows
 
@@ -64,11 +66,17 @@ def is_finished(connection: db.Connection, build: int) -> bool:
     return bool(row and row[0])
 
 
-def _count(connection: db.Connection, schema: str, name: str, done: Mapping[tuple[str, str], Receipt]) -> int:
-    """Return the rows of a table, proven equal to the sum of its receipts."""
-    row = connection.execute(db.query("count_rows", relation=db.identifier(schema, name))).fetchone()
-    found = int(row[0]) if row else 0
-    expected = sum(receipt.rows for (table, _), receipt in done.items() if table == name)
-    if found != expected:
-        raise MismatchError(f"table {name} holds {found} rows, its receipts name {expected}", "etl rebuild")
-    return found
+def _ask_counts(connection: db.Connection, schema: str, names: Sequence[str]) -> dict[str, db.Cursor]:
+    return {name: connection.execute(db.query("count_rows", relation=db.identifier(schema, name))) for name in names}
+
+
+def _proven(asked: Mapping[str, db.Cursor], done: Mapping[tuple[str, str], Receipt]) -> dict[str, int]:
+    """Return the rows of each table, proven equal to the sum of its receipts."""
+    rows = {}
+    for name, cursor in asked.items():
+        row = cursor.fetchone()
+        rows[name] = int(row[0]) if row else 0
+        expected = sum(receipt.rows for (table, _), receipt in done.items() if table == name)
+        if rows[name] != expected:
+            raise MismatchError(f"table {name} holds {rows[name]} rows, its receipts name {expected}", "etl rebuild")
+    return rows

@@ -26,13 +26,17 @@ def register(
     """
     archetype_uids = [entity["uid"] for entity in archetypes]
     powerset_uids = [entity["uid"] for entity in powersets]
-    connection.execute(db.query("register_archetypes"), {"uids": archetype_uids})
-    connection.execute(db.query("register_powersets"), {"uids": powerset_uids})
-    archetype_ids: dict[str, int] = dict(connection.execute(db.query("archetype_ids")).fetchall())
-    powerset_ids: dict[str, int] = dict(
-        connection.execute(db.query("powerset_ids"), {"uids": powerset_uids}).fetchall()
-    )
-    return archetype_ids, powerset_ids
+    with connection.pipeline():
+        connection.execute(db.query("register_archetypes"), {"uids": archetype_uids})
+        connection.execute(db.query("register_powersets"), {"uids": powerset_uids})
+        archetype_ids = connection.execute(db.query("archetype_ids"))
+        found = connection.execute(db.query("powerset_ids"), {"uids": powerset_uids})
+    return dict(archetype_ids.fetchall()), dict(found.fetchall())
+
+
+def powerset_ids(connection: db.Connection, uids: Sequence[str]) -> dict[str, int]:
+    """Return the ids of those of the powersets that have one."""
+    return dict(connection.execute(db.query("powerset_ids"), {"uids": list(uids)}).fetchall())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +65,10 @@ def write_entities(
 ) -> dict[str, int]:
     """Fill and index those of the entity tables of a build that are named; return their rows."""
     counts = copy_entities(connection, schema, rows, names=names)
-    for name in counts:
-        ddl.create_indexes(connection, schema, name, ddl.table_file(name))
-        ddl.analyze(connection, schema, name, name)
+    with connection.pipeline():
+        for name in counts:
+            ddl.create_indexes(connection, schema, name, ddl.table_file(name))
+            ddl.analyze(connection, schema, name, name)
     return counts
 
 

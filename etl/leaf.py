@@ -1,7 +1,6 @@
 """Loading one leaf: its record batches, transformed and bulk-loaded in one transaction with the receipts."""
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from psycopg import sql
 
-from etl import bulkload, config, db, ddl, halving, limits, receipts, tables
+from etl import bulkload, db, ddl, halving, limits, line, receipts, tables
 from etl.errors import MismatchError, Refused
 from etl.model import LeafContext, Manifest, Reject
 from etl.plan import Leaf, LeafResult, LeafTask
@@ -76,14 +75,24 @@ def _load(task: LeafTask, guilty: Mapping[int, str], clock: Clock, trial: range 
     before = clock.total
     manifest, leaf = manifests.of_split(task.store, task.split_id), task.leaf
     clock.lap("read")
-    with db.connect(os.environ[config.DSN_VARIABLE], name=f"etl load {leaf.name}", autocommit=False) as connection:
+    with line.lent() as connection:
         clock.lap("connect")
-        receipts.enter(connection, task.build, task.epoch, durability=task.durability)
-        done = receipts.of_piece(connection, task.build, leaf.name, dict(task.tables))
+        with connection.pipeline():
+            entry = receipts.enter(
+                connection,
+                task.build,
+                task.epoch,
+                leaf.name,
+                dict(task.tables),
+                name=f"etl load {leaf.name}",
+                durability=task.durability,
+            )
+            names = _ask_names(connection, task)
+        done = entry.done()
         clock.lap("server_wait")
         if done:
             return _known(leaf, done)
-        context = _context(connection, task, clock)
+        context = _context(connection, task, clock, *names)
         with connection.pipeline():
             relations = {name: _relation(connection, task, name) for name, _ in task.tables}
         clock.lap("server_wait")
@@ -95,18 +104,17 @@ def _load(task: LeafTask, guilty: Mapping[int, str], clock: Clock, trial: range 
             _prove_renewed(leaf, rows, rejects, context)
         elif trial is None:
             _prove(leaf, rows, len(rejects))
-            _set_aside(connection, task, rejects, context)
         clock.lap("server_wait")
-        _complete(connection, task)
+        with connection.pipeline():
+            if trial is None and not task.renews:
+                _set_aside(connection, task, rejects, context)
+            _complete(connection, task)
+            if trial is None:
+                _record(connection, task, totals)
+            connection.execute("commit" if trial is None else "rollback")
         clock.lap("index")
-        seconds = clock.total - before
-        if trial is None:
-            _record(connection, task, totals, seconds)
-            connection.commit()
-        else:
-            connection.rollback()
-        clock.lap("server_wait")
     clock.lap("connect")
+    seconds = clock.total - before
     sizes = {name: size for name, (_, size) in totals.items()}
     return LeafResult(leaf=leaf.name, rows=rows, bytes=sizes, rejects=len(rejects), seconds=seconds)
 
@@ -154,16 +162,21 @@ def _refused(batch: pa.RecordBatch, row: int, reason: str) -> Reject:
     )
 
 
-def _context(connection: db.Connection, task: LeafTask, clock: Clock) -> LeafContext:
+def _ask_names(connection: db.Connection, task: LeafTask) -> tuple[db.Cursor, db.Cursor]:
+    """Ask for the powers of the leaf's powersets, and for the order of each set; both may be read behind the pipeline."""
+    schema, numbers = db.identifier(task.schema), {"powersets": list(task.powerset_ids)}
+    return (
+        connection.execute(db.query("leaf_power_ids", schema=schema), numbers),
+        connection.execute(db.query("power_order", schema=schema), numbers),
+    )
+
+
+def _context(
+    connection: db.Connection, task: LeafTask, clock: Clock, ids: db.Cursor, ordered: db.Cursor
+) -> LeafContext:
     """Return the ids of the leaf's powersets and powers; what is asked for while rows are made is timed by itself."""
     schema = db.identifier(task.schema)
-    sets: dict[str, int] = dict(
-        connection.execute(db.query("powerset_ids"), {"uids": list(task.leaf.powersets)}).fetchall()
-    )
-    numbers = {"powersets": list(sets.values())}
-    with connection.pipeline():
-        ids = connection.execute(db.query("leaf_power_ids", schema=schema), numbers)
-        ordered = connection.execute(db.query("power_order", schema=schema), numbers)
+    sets = dict(zip(task.leaf.powersets, task.powerset_ids, strict=True))
     powers: dict[str, int] = dict(ids.fetchall())
     order = {uid: position for (members,) in ordered for position, uid in enumerate(members)}
 
@@ -193,7 +206,10 @@ def _relation(connection: db.Connection, task: LeafTask, name: str) -> sql.Ident
 
 def _index(connection: db.Connection, task: LeafTask, name: str) -> None:
     table = f"{name}_{task.leaf.name}"
-    ddl.create_indexes(connection, task.schema, table, ddl.table_file(name), prefix=table, deferred=task.deferred)
+    homes = dict(task.extensions)
+    ddl.create_indexes(
+        connection, task.schema, table, ddl.table_file(name), prefix=table, deferred=task.deferred, homes=homes
+    )
 
 
 def _copy_all(
@@ -217,6 +233,8 @@ def _copy_all(
         limits.check(len(rejects), task.most_rejects)
         clock.lap("transform")
         for name, relation in relations.items():
+            if not built[name].num_rows:  # a COPY of nothing waits for two answers
+                continue
             spec = tables.spec(name)
             freeze = spec.partitioned and task.freeze
             done = bulkload.copy(connection, relation, spec.columns, [built[name]], freeze=freeze, clock=clock)
@@ -288,19 +306,17 @@ def _complete(connection: db.Connection, task: LeafTask) -> None:
     leaf = task.leaf
     condition = ddl.bounds(leaf.archetype_id, leaf.lower, leaf.upper)
     partitioned = [name for name, _ in task.tables if tables.spec(name).partitioned]
-    with connection.pipeline():
-        for name in partitioned:
-            ddl.check_leaf(connection, task.schema, name, leaf.name, condition)
-            if task.indexes != "before":
-                _index(connection, task, name)
-            ddl.analyze(connection, task.schema, f"{name}_{leaf.name}", name)
+    for name in partitioned:
+        ddl.check_leaf(connection, task.schema, name, leaf.name, condition)
+        if task.indexes != "before":
+            _index(connection, task, name)
+        ddl.analyze(connection, task.schema, f"{name}_{leaf.name}", name)
 
 
-def _record(connection: db.Connection, task: LeafTask, totals: dict[str, tuple[int, int]], seconds: float) -> None:
-    with connection.pipeline():
-        for name, version in task.tables:
-            rows, size = totals[name]
-            receipt = receipts.Receipt(
-                table=name, leaf=task.leaf.name, digest=task.leaf.digest, version=version, rows=rows, bytes=size
-            )
-            receipts.record(connection, task.build, receipt, seconds)
+def _record(connection: db.Connection, task: LeafTask, totals: dict[str, tuple[int, int]]) -> None:
+    for name, version in task.tables:
+        rows, size = totals[name]
+        receipt = receipts.Receipt(
+            table=name, leaf=task.leaf.name, digest=task.leaf.digest, version=version, rows=rows, bytes=size
+        )
+        receipts.record(connection, task.build, receipt)

@@ -55,8 +55,10 @@ def begin(
         "who": db.whoami(),
         "workers": workers,
     }
-    row = connection.execute(db.query("begin_run"), values).fetchone()
-    audit.record(connection, command=command, live_schema=live_schema, build=build, outcome=audit.BEGUN)
+    with connection.pipeline():
+        begun = connection.execute(db.query("begin_run"), values)
+        audit.record(connection, command=command, live_schema=live_schema, build=build, outcome=audit.BEGUN)
+    row = begun.fetchone()
     return int(row[0]) if row else 0
 
 

@@ -4,6 +4,7 @@ docs/migrations.md says why, and what takes the place of a downgrade.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ _HEADER = """\
 -- Bring sql/schema.sql to the same state (tests/test_migrations.py compares the two). See docs/migrations.md.
 
 """
+
+_VERSIONS = "select version from etl.migration order by version"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ def applied(connection: db.Connection) -> list[int]:
     row = connection.execute("select to_regclass('etl.migration')").fetchone()
     if row is None or row[0] is None:
         return []
-    return [version for (version,) in connection.execute("select version from etl.migration order by version")]
+    return [version for (version,) in connection.execute(_VERSIONS)]
 
 
 def pending(connection: db.Connection) -> list[Migration]:
@@ -58,7 +61,12 @@ def pending(connection: db.Connection) -> list[Migration]:
         SchemaError: the database is newer than this program, or its schema ``etl`` belongs to something else.
     """
     _refuse_strangers(connection)
-    done, ours = applied(connection), available()
+    return _missing(applied(connection))
+
+
+def _missing(done: Sequence[int]) -> list[Migration]:
+    """Return the migrations that are not among the versions ``done``."""
+    ours = available()
     newer = [version for version in done if version > ours[-1].version]
     if newer:
         raise SchemaError(
@@ -94,8 +102,10 @@ def migrate(connection: db.Connection) -> list[Migration]:
 def _apply(connection: db.Connection, migration: Migration) -> None:
     """Apply one migration, unless another migrator was faster."""
     with connection.transaction():
-        connection.execute(db.query("lock_ledger"))
-        if migration.version in applied(connection):
+        with connection.pipeline():
+            connection.execute(db.query("lock_ledger"))
+            found = connection.execute(_VERSIONS)
+        if (migration.version,) in found:
             return
         connection.execute(migration.text.encode())
         connection.execute(db.query("record_migration"), (migration.version, migration.name))
@@ -131,9 +141,11 @@ def require(connection: db.Connection) -> None:
 
 def ensure(connection: db.Connection) -> None:
     """Create the schema in a database that has none; an old one is refused with the command that mends it."""
-    if not applied(connection):
+    done = applied(connection)
+    if not done:
         migrate(connection)
-    require(connection)
+    elif _missing(done):
+        require(connection)
 
 
 def _refuse_strangers(connection: db.Connection) -> None:

@@ -40,10 +40,12 @@ class Leaf:
 class LeafTask:
     """One leaf of a build: where its records are, where its rows go.
 
-    ``tables`` are (name, version) pairs of what to load. ``batch_rows`` and ``batch_bytes`` bound what is in memory
-    at once. ``durability``, ``indexes``, ``deferred`` and ``freeze`` are those of ``config.LoadOptions``. ``renews`` says that
-    the powers themselves are published: their records alone count, and none of them may be set aside. With more
-    than ``most_rejects`` rejects the leaf gives up.
+    ``tables`` are (name, version) pairs of what to load, ``powerset_ids`` the ids of the leaf's powersets in their order,
+    ``extensions`` (name, schema) pairs of those that indexes need, None where the server lacks one: every leaf would ask
+    for them. ``batch_rows`` and ``batch_bytes`` bound what is in memory at once. ``durability``, ``indexes``,
+    ``deferred`` and ``freeze`` are those of ``config.LoadOptions``. ``renews`` says that the powers themselves are
+    published: their records alone count, and none of them may be set aside. With more than ``most_rejects`` rejects the
+    leaf gives up.
     """
 
     build: int
@@ -53,6 +55,8 @@ class LeafTask:
     split_id: str
     leaf: Leaf
     tables: tuple[tuple[str, str], ...]
+    powerset_ids: tuple[int, ...]
+    extensions: tuple[tuple[str, str | None], ...]
     batch_rows: int
     batch_bytes: int
     durability: str = "safe"

@@ -43,20 +43,30 @@ class Problem:
 
 def check(connection: db.Connection, options: config.LoadOptions, manifest: Manifest | None = None) -> list[Problem]:
     """Return what is in the way of a load with these options (of this split), worst first; maybe nothing."""
+    return _problems(connection, _facts(connection, options.schema), options, manifest)
+
+
+def _facts(connection: db.Connection, schema: str) -> SimpleNamespace:
     cursor = connection.cursor(row_factory=namedtuple_row)
-    row = cursor.execute(db.query("preflight_facts"), {"schema": options.schema}).fetchone()
-    facts = SimpleNamespace(**row._asdict()) if row else SimpleNamespace()
+    row = cursor.execute(db.query("preflight_facts"), {"schema": schema}).fetchone()
+    return SimpleNamespace(**row._asdict()) if row else SimpleNamespace()
+
+
+def _problems(
+    connection: db.Connection, facts: SimpleNamespace, options: config.LoadOptions, manifest: Manifest | None
+) -> list[Problem]:
     found = [*_rights(facts, options.schema), *_capacity(facts, options, manifest), *_space(facts, manifest)]
     return sorted([*found, *_advice(facts, health.look(connection).changeable)], key=lambda problem: problem.is_advice)
 
 
-def require(connection: db.Connection, options: config.LoadOptions, manifest: Manifest) -> None:
-    """Log what is advice; refuse to begin what cannot end well.
+def require(connection: db.Connection, options: config.LoadOptions, manifest: Manifest) -> int:
+    """Log what is advice; refuse to begin what cannot end well. Return how many more connections the server would take.
 
     Raises:
         DatabaseError: with every problem on a line of its own.
     """
-    problems = check(connection, options, manifest)
+    facts = _facts(connection, options.schema)
+    problems = _problems(connection, facts, options, manifest)
     for problem in problems:
         if problem.is_advice:
             _log.info("preflight: %s", problem)
@@ -66,6 +76,7 @@ def require(connection: db.Connection, options: config.LoadOptions, manifest: Ma
     if bad:
         lines = "".join(f"\n  {problem}" for problem in bad)
         raise DatabaseError(f"the load cannot work, for {len(bad)} reasons; nothing was begun:{lines}", "etl db check")
+    return _free(facts)
 
 
 def _rights(facts: SimpleNamespace, schema: str) -> Iterator[Problem]:
@@ -89,10 +100,7 @@ def _rights(facts: SimpleNamespace, schema: str) -> Iterator[Problem]:
 
 
 def _capacity(facts: SimpleNamespace, options: config.LoadOptions, manifest: Manifest | None) -> Iterator[Problem]:
-    workers = parallel.parse(options.executor)[1]
-    free = facts.connections - facts.connected
-    if facts.role_connections >= 0:
-        free = min(free, facts.role_connections - 1)
+    workers, free = parallel.parse(options.executor)[1], _free(facts)
     if free < workers:
         yield Problem(
             message=f"{workers} workers need as many connections, {max(free, 0)} are free (max_connections)",
@@ -105,6 +113,11 @@ def _capacity(facts: SimpleNamespace, options: config.LoadOptions, manifest: Man
             message=f"attaching the leaves takes about {needed:,} locks, the server has room for {facts.lock_table:,}",
             remedy=f"set max_locks_per_transaction = {enough} and restart the server",
         )
+
+
+def _free(facts: SimpleNamespace) -> int:
+    free = int(facts.connections - facts.connected)
+    return free if facts.role_connections < 0 else min(free, facts.role_connections - 1)
 
 
 def locks_needed(manifest: Manifest | None) -> int:

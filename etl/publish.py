@@ -16,6 +16,7 @@ everybody, and nobody gets there but through the views: the build's schema and s
 """
 
 import hashlib
+import itertools
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,9 @@ _PAUSE_S = 0.05
 # scripts/rebuild_while_read.py lists).
 _BREATH_S = 0.1
 _LONG_BREATH_S = 0.5
+
+Shapes = Mapping[tuple[str, str], Mapping[str, str]]
+"""The columns, with their types, of each (schema, relation), in order."""
 
 # Views of the live schema over schema etl, which is closed to readers; <name>_view is their query.
 LEDGER_VIEWS = ("import_logs", "generation", "changes", "powerset_changes", "power_names")
@@ -91,11 +95,12 @@ def publish(
     """
     deadline = time.monotonic() + timeout_s
     row = connection.execute(db.query("live"), {"schema": live_schema}).fetchone()
-    old = int(row[0]) if row else None
-    _check_types(connection, live_schema, build)
+    builds = sorted({*named_builds(connection, live_schema), build, *([int(row[0])] if row else [])})
+    shapes = _shapes(connection, [live_schema, *(schema_of(live_schema, one) for one in builds)])
+    _check_types(shapes, live_schema, build)
     times = [time.monotonic()]
-    _widen(connection, live_schema, old, build)
-    _show(connection, live_schema, build, deadline, lock_timeout_s)
+    _widen(connection, shapes, live_schema, builds, build)
+    _show(connection, shapes, live_schema, build, deadline, lock_timeout_s)
     times.append(time.monotonic())
     _await_readers(connection, live_schema, deadline)
     times.append(time.monotonic())
@@ -126,13 +131,17 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) 
     build = int(row[0])
     schema = schema_of(live_schema, build)
     # First what nobody reads: as long as another function is still to be settled, a killed run's next one comes here again.
-    for (name,) in connection.execute(db.query("unread_functions"), {"schema": live_schema}).fetchall():
-        connection.execute(db.query("drop_function", function=_function_by_name(name)))
-    for name in sorted(_relations(connection, schema), key=_is_partitioned, reverse=True):
-        columns = _columns(connection, schema, name)
-        branch = _branch(connection, live_schema, name, build, columns, "settled_branch")
-        _replace_function(connection, live_schema, name, columns, branch)
-        _breathe(connection, live_schema, name)
+    unread = connection.execute(db.query("unread_functions"), {"schema": live_schema}).fetchall()
+    with connection.pipeline():
+        for (name,) in unread:
+            connection.execute(db.query("drop_function", function=_function_by_name(name)))
+    shapes = _shapes(connection, [schema])
+    steps = {}
+    for name in sorted(_relations(shapes, schema), key=_is_partitioned, reverse=True):
+        columns = shapes[schema, name]
+        branch = _branch(shapes, live_schema, name, build, columns, "settled_branch")
+        steps[name] = _function(live_schema, name, columns, branch)
+    _replace(connection, live_schema, steps)
     return True
 
 
@@ -149,48 +158,61 @@ def retract(connection: db.Connection, live_schema: str) -> None:
         connection.execute(db.query("drop_function", function=_function_by_name(name)))
 
 
-def _widen(connection: db.Connection, live_schema: str, old: int | None, new: int) -> None:
-    """Let the functions name every build that somebody may still read, and the new one.
+def _widen(connection: db.Connection, shapes: Shapes, live_schema: str, builds: Sequence[int], new: int) -> None:
+    """Let the functions name every build that somebody may still read, and the new one, which is among ``builds``.
 
     Until the flip a relation that the old build lacks is empty: its rows belong to the new build. Each session that reads
     plans anew, and looks up the new build's tables and indexes in the catalogs for it, tens of milliseconds of a core
     for the partitioned ones. So that they do not have to do all of that at once, there is a pause after each function;
     the partitioned ones come last, because planning a query over two builds of them costs four times as much.
     """
-    builds = sorted({*named_builds(connection, live_schema), new, *([] if old is None else [old])})
     schema = schema_of(live_schema, new)
-    names = _relations(connection, schema)
-    for name in sorted(names, key=_is_partitioned):
-        columns = _columns(connection, schema, name)
-        found = [build for build in builds if _exists(connection, schema_of(live_schema, build), name)]
-        branches = [_branch(connection, live_schema, name, build, columns, "gated_branch") for build in found]
+    steps = {}
+    for name in sorted(_relations(shapes, schema), key=_is_partitioned):
+        columns = shapes[schema, name]
+        found = [build for build in builds if (schema_of(live_schema, build), name) in shapes]
+        branches = [_branch(shapes, live_schema, name, build, columns, "gated_branch") for build in found]
         query = db.query(
             "gated_branches",
             names=sql.SQL(", ").join(map(db.identifier, columns)),
             branches=sql.SQL("\nunion all\n").join(branches),
             live=sql.Literal(live_schema),
         )
-        connection.execute(db.query("let_everybody_read", relation=db.identifier(schema, name)))
-        _replace_function(connection, live_schema, name, columns, query)
-        _breathe(connection, live_schema, name)
+        open_to_all = db.query("let_everybody_read", relation=db.identifier(schema, name))
+        steps[name] = [open_to_all, *_function(live_schema, name, columns, query)]
+    _replace(connection, live_schema, steps)
 
 
-def _breathe(connection: db.Connection, live_schema: str, name: str) -> None:
-    """Leave the cores to the sessions that read, which plan anew now; a database without readers is not waited for."""
-    if _transactions(connection, "transactions_reading", {"schema": live_schema}):
-        time.sleep(_LONG_BREATH_S if _is_partitioned(name) else _BREATH_S)
+def _replace(connection: db.Connection, live_schema: str, steps: Mapping[str, Sequence[db.Statement]]) -> None:
+    """Run the statements of each relation as a transaction, with a pause behind it; all as one where nobody reads.
+
+    The pauses leave the cores to the sessions that read, which plan anew then.
+    """
+    if not _is_read(connection, live_schema):
+        with db.at_once(connection):
+            for statement in itertools.chain.from_iterable(steps.values()):
+                connection.execute(statement)
+        return
+    for name, statements in steps.items():
+        with db.at_once(connection):
+            for statement in statements:
+                connection.execute(statement)
+        if _is_read(connection, live_schema):
+            time.sleep(_LONG_BREATH_S if _is_partitioned(name) else _BREATH_S)
+
+
+def _is_read(connection: db.Connection, live_schema: str) -> bool:
+    return bool(_transactions(connection, "transactions_reading", {"schema": live_schema}))
 
 
 def _is_partitioned(name: str) -> bool:
     return name in tables.TABLES and tables.spec(name).partitioned
 
 
-def _check_types(connection: db.Connection, live_schema: str, build: int) -> None:
+def _check_types(shapes: Shapes, live_schema: str, build: int) -> None:
     """Refuse what no view can follow while it stays itself: another type of a column that it has."""
-    for name in _relations(connection, schema_of(live_schema, build)):
-        if not _exists(connection, live_schema, name):
-            continue
-        new, shown = _columns(connection, schema_of(live_schema, build), name), _columns(connection, live_schema, name)
+    for name in _relations(shapes, schema_of(live_schema, build)):
+        new, shown = shapes[schema_of(live_schema, build), name], shapes.get((live_schema, name), {})
         for column, kind in shown.items():
             if new.get(column, kind) != kind:
                 raise SchemaError(
@@ -201,38 +223,51 @@ def _check_types(connection: db.Connection, live_schema: str, build: int) -> Non
                 )
 
 
-def _show(connection: db.Connection, live_schema: str, build: int, deadline: float, lock_timeout_s: float) -> None:
+def _show(
+    connection: db.Connection, shapes: Shapes, live_schema: str, build: int, deadline: float, lock_timeout_s: float
+) -> None:
     """Make the views that are not there, and replace those whose columns are others now, one lock at a time.
 
     A view that is there keeps its columns in their order, and has new ones behind them; one that is gone is null.
     """
     schema = schema_of(live_schema, build)
-    connection.execute(db.query("create_live_schema", schema=db.identifier(live_schema)))
-    for name in _relations(connection, schema):
-        columns = _columns(connection, schema, name)
+    reads = set(connection.execute(db.query("functions_read"), {"schema": live_schema}).fetchall())
+    missing: list[db.Statement] = []
+    other: list[db.Statement] = []
+    for name in _relations(shapes, schema):
+        columns, shown = shapes[schema, name], shapes.get((live_schema, name))
         function = _function_name(live_schema, name, columns)
-        values = {"schema": live_schema, "name": name, "function": function}
-        row = connection.execute(db.query("view_reads"), values).fetchone()
-        if row and row[0]:
-            continue
-        shown = _columns(connection, live_schema, name) if _exists(connection, live_schema, name) else {}
-        listed = [
-            db.identifier(column)
-            if column in columns
-            else sql.SQL("null::{} as {}").format(db.type_name(shown[column]), db.identifier(column))
-            for column in {**shown, **columns}
-        ]
-        view = db.query(
-            "replace_view",
-            view=db.identifier(live_schema, name),
-            columns=sql.SQL(", ").join(listed),
-            function=_function_by_name(function),
-        )
+        if (name, function) not in reads:
+            (missing if shown is None else other).append(_view(live_schema, name, function, columns, shown or {}))
+    missing += [
+        db.query(f"{name}_view", schema=db.identifier(live_schema), live=sql.Literal(live_schema))
+        for name in LEDGER_VIEWS
+        if (live_schema, name) not in shapes
+    ]
+    with db.at_once(connection):
+        connection.execute(db.query("create_live_schema", schema=db.identifier(live_schema)))
+        for view in missing:
+            connection.execute(view)
+    for view in other:
         db.patiently(connection, view, deadline, longest_wait_s=lock_timeout_s)
-    for name in LEDGER_VIEWS:
-        if not _exists(connection, live_schema, name):
-            made = db.query(f"{name}_view", schema=db.identifier(live_schema), live=sql.Literal(live_schema))
-            db.patiently(connection, made, deadline, longest_wait_s=lock_timeout_s)
+
+
+def _view(
+    live_schema: str, name: str, function: str, columns: Mapping[str, str], shown: Mapping[str, str]
+) -> db.Statement:
+    """Return the statement that makes or replaces a view that shows the columns ``shown`` now."""
+    listed = [
+        db.identifier(column)
+        if column in columns
+        else sql.SQL("null::{} as {}").format(db.type_name(shown[column]), db.identifier(column))
+        for column in {**shown, **columns}
+    ]
+    return db.query(
+        "replace_view",
+        view=db.identifier(live_schema, name),
+        columns=sql.SQL(", ").join(listed),
+        function=_function_by_name(function),
+    )
 
 
 def _await_readers(connection: db.Connection, live_schema: str, deadline: float) -> None:
@@ -253,29 +288,32 @@ def _await_readers(connection: db.Connection, live_schema: str, deadline: float)
         before &= _transactions(connection, "transactions_reading", values)
 
 
-def _relations(connection: db.Connection, schema: str) -> list[str]:
+def _shapes(connection: db.Connection, schemas: Sequence[str]) -> Shapes:
+    """Return the shapes of our relations in these schemas: of builds, or of a live schema."""
+    names = [*ddl.relations(tables.TABLES), *LEDGER_VIEWS]
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for schema, name, column, kind in connection.execute(
+        db.query("shapes"), {"schemas": list(schemas), "names": names}
+    ):
+        columns = found.setdefault((schema, name), {})
+        if column is not None:
+            columns[column] = kind
+    return found
+
+
+def _relations(shapes: Shapes, schema: str) -> list[str]:
     """Return the relations of a build that applications see."""
-    return [name for name in ddl.relations(tables.TABLES) if _exists(connection, schema, name)]
-
-
-def _exists(connection: db.Connection, schema: str, name: str) -> bool:
-    row = connection.execute(db.query("relation_exists"), {"schema": schema, "name": name}).fetchone()
-    return bool(row and row[0])
-
-
-def _columns(connection: db.Connection, schema: str, name: str) -> dict[str, str]:
-    """Return the columns of a relation in order, with their types."""
-    return dict(connection.execute(db.query("columns_with_types"), {"schema": schema, "name": name}).fetchall())
+    return [name for name in ddl.relations(tables.TABLES) if (schema, name) in shapes]
 
 
 def _branch(
-    connection: db.Connection, live_schema: str, name: str, build: int, columns: Mapping[str, str], query: str
+    shapes: Shapes, live_schema: str, name: str, build: int, columns: Mapping[str, str], query: str
 ) -> sql.Composed:
     """Return the query of one build's relation: the rows alone ("settled_branch"), or with the build of each.
 
     A column that an older build lacks is null there.
     """
-    own = _columns(connection, schema_of(live_schema, build), name)
+    own = shapes[schema_of(live_schema, build), name]
     values = [
         sql.SQL("t.{}").format(db.identifier(column))
         if column in own
@@ -299,19 +337,17 @@ def _function_by_name(function: str) -> sql.Identifier:
     return db.identifier("etl", function)
 
 
-def _replace_function(
-    connection: db.Connection, live_schema: str, name: str, columns: Mapping[str, str], branches: sql.Composed
-) -> None:
-    """Make or replace the function behind a view."""
+def _function(
+    live_schema: str, name: str, columns: Mapping[str, str], branches: sql.Composed
+) -> tuple[db.Statement, ...]:
+    """Return what makes or replaces the function behind a view: statements of one transaction."""
     pairs = [sql.SQL("{} {}").format(db.identifier(column), sql.SQL(kind)) for column, kind in columns.items()]
-    statement = db.query(
-        "replace_function",
-        function=_function_by_name(_function_name(live_schema, name, columns)),
-        columns=sql.SQL(", ").join(pairs),
-        branches=branches,
-        live=sql.Literal(live_schema),
+    function = _function_by_name(_function_name(live_schema, name, columns))
+    return (
+        db.query("replace_function", function=function, columns=sql.SQL(", ").join(pairs), branches=branches),
+        db.query("mark_function", function=function, live=sql.Literal(live_schema)),
+        db.query("let_everybody_call", function=function),
     )
-    connection.execute(statement)
 
 
 def _are_widened(connection: db.Connection, live_schema: str) -> bool:
@@ -322,7 +358,7 @@ def _are_widened(connection: db.Connection, live_schema: str) -> bool:
 
 def _flip(connection: db.Connection, live_schema: str, build: int, kind: str, run: int | None) -> int:
     """Change the one row that counts, with its line in the history and its notification."""
-    with connection.transaction():
+    with db.at_once(connection):
         # Commits of an unpublished build may wait for nobody (--durability fast); this one reaches the disk, and with
         # it all WAL before it. Tables made and filled under wal_level minimal were synced before their own commit.
         connection.execute(db.query("commit_durably"))

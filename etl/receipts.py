@@ -29,48 +29,68 @@ def read(connection: db.Connection, build: int) -> dict[tuple[str, str], Receipt
     return found
 
 
-def record(connection: db.Connection, build: int, receipt: Receipt, seconds: float) -> None:
-    """Write one receipt in the transaction of its rows."""
+def record(connection: db.Connection, build: int, receipt: Receipt) -> None:
+    """Write one receipt in the transaction of its rows, with the seconds since that began."""
     values = {name: getattr(receipt, name) for name in ("table", "leaf", "digest", "version", "rows", "bytes")}
-    values |= {"build": build, "seconds": seconds, "worker": os.getpid()}
-    connection.execute(db.query("record_receipt"), values)
+    connection.execute(db.query("record_receipt"), {**values, "build": build, "worker": os.getpid()})
 
 
-def of_piece(connection: db.Connection, build: int, piece: str, wanted: Collection[str]) -> dict[str, tuple[Any, ...]]:
-    """Return (rows, bytes, seconds) per table of a piece that is done, else nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What a worker asked for when it began its transaction: may be sent with more in one pipeline, and read behind it."""
 
-    The lock makes sure that no transaction is still about to commit it: that of a worker that was killed, for example.
-    It is held to the end of this transaction.
+    build: int
+    epoch: int
+    wanted: frozenset[str]
+    found_epoch: db.Cursor
+    found_receipts: db.Cursor
+
+    def done(self) -> dict[str, tuple[Any, ...]]:
+        """Return (rows, bytes, seconds) per table of the piece if all of it is done, else nothing.
+
+        Raises:
+            Incomplete: a newer coordinator has taken the build over.
+        """
+        _refuse_orphan(self.found_epoch.fetchone(), self.build, self.epoch)
+        found = {table: tuple(rest) for table, *rest in self.found_receipts}
+        return found if len(found) == len(self.wanted) else {}
+
+
+def enter(
+    connection: db.Connection,
+    build: int,
+    epoch: int,
+    piece: str,
+    wanted: Collection[str],
+    *,
+    name: str,
+    durability: str = "safe",
+) -> Entry:
+    """Begin a worker's transaction on a piece of a build, under a name of its own, and ask whether there is work at all.
+
+    Everything ends with the transaction: the name; the build's shared lock, which shows that somebody is at work; the
+    piece's lock, which makes sure that no other transaction is still about to commit it, that of a worker that was
+    killed, for example. With the durability "fast" the commit does not wait for the disk: a crash of the server may then
+    lose it, rows and receipt together, and the build that it belongs to is not published yet. Indexes are built in no
+    other server process than the worker's own, with at most 256 MB.
     """
     values = {"build": build, "piece": piece, "tables": list(wanted), "space": db.LOCK_SPACE}
-    with connection.pipeline():
-        connection.execute(db.query("lock_piece"), {**values, "piece": f"{piece} {min(wanted)}"})
-        rows = connection.execute(db.query("receipts_of_piece"), values)
-    found = {table: rest for table, *rest in rows}
-    return {table: tuple(rest) for table, rest in found.items()} if len(found) == len(wanted) else {}
-
-
-def enter(connection: db.Connection, build: int, epoch: int, *, durability: str = "safe") -> None:
-    """Show that a worker is at work on this build, and refuse to be an orphan.
-
-    With the durability "fast" the transaction's commit does not wait for the disk: a crash of the server may then lose
-    it, rows and receipt together, and the build that it belongs to is not published yet. Indexes are built in no other
-    server process than the worker's own, with at most 256 MB.
-
-    Raises:
-        Incomplete: a newer coordinator has taken the build over.
-    """
-    with connection.pipeline():
-        connection.execute(db.query("bound_worker"), {"local": True})
-        if durability == "fast":
-            connection.execute(db.query("commit_later"))
-        connection.execute(db.query("lock_build_shared"), {"space": db.LOCK_SPACE, "build": build})
-        found = connection.execute(db.query("build_epoch"), {"build": build})
-    _refuse_orphan(found.fetchone(), build, epoch)
+    connection.execute("begin")
+    connection.execute(db.query("name_transaction"), {"name": name})
+    connection.execute(db.query("bound_worker"), {"local": True})
+    if durability == "fast":
+        connection.execute(db.query("commit_later"))
+    connection.execute(db.query("lock_build_shared"), values)
+    found_epoch = connection.execute(db.query("build_epoch"), values)
+    connection.execute(db.query("lock_piece"), {**values, "piece": f"{piece} {min(wanted)}"})
+    found_receipts = connection.execute(db.query("receipts_of_piece"), values)
+    return Entry(
+        build=build, epoch=epoch, wanted=frozenset(wanted), found_epoch=found_epoch, found_receipts=found_receipts
+    )
 
 
 def enter_session(connection: db.Connection, build: int, epoch: int) -> None:
-    """Do what ``enter`` does for a connection without a transaction, until it is closed.
+    """Bound a worker and show that it is at work, as ``enter`` does, on a connection without transaction, until it is closed.
 
     Raises:
         Incomplete: a newer coordinator has taken the build over.

@@ -1,12 +1,10 @@
 """Registration: every power of a split gets its durable id, and its line in the build's directory."""
 
-import os
-import time
 from collections.abc import Iterator
 
 import pyarrow as pa
 
-from etl import bulkload, config, db, ddl, receipts, sources
+from etl import bulkload, db, ddl, line, receipts, sources
 from etl.plan import RegisterTask
 from etl.store import manifest as manifests
 from etl.store import parts
@@ -14,34 +12,40 @@ from etl.store import parts
 _STAGED = {"uid": "text", "internal_name": "text", "archetype": "text", "powerset": "text"}
 
 
-def register(task: RegisterTask) -> int:
+def register(task: RegisterTask) -> receipts.Receipt:
     """Give every power of the split its id and fill the build's directory, in one transaction with its receipt.
 
     Ids are given out in the order of uids, so that they depend on what was loaded before and on nothing else. Returns
-    the number of powers.
+    that receipt.
     """
-    started = time.perf_counter()
     manifest = manifests.of_split(task.store, task.split_id)
-    with db.connect(os.environ[config.DSN_VARIABLE], name="etl register", autocommit=False) as connection:
-        receipts.enter(connection, task.build, task.epoch)
-        if done := receipts.of_piece(connection, task.build, "all", ["power_directory"]):
-            return int(done["power_directory"][0])
-        connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
-        connection.execute(db.query("stage_names"))
+    with line.lent() as connection:
+        with connection.pipeline():
+            entry = receipts.enter(connection, task.build, task.epoch, "all", ["power_directory"], name="etl register")
+        if done := entry.done():
+            return _receipt(task, *done["power_directory"][:2])
+        with connection.pipeline():
+            connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
+            connection.execute(db.query("stage_names"))
         column = sources.FORMATS[manifest.format].names[0]
         wanted = ["uid", "archetype", "powerset", column]
         names = _names(parts.read_runs(task.store, manifest, manifest.partitions, wanted), column)
         rows, size = bulkload.copy(connection, db.identifier("staged_name"), _STAGED, names)
-        connection.execute("analyze staged_name")
-        connection.execute(db.query("register_powers"))
-        connection.execute(db.query("fill_directory", schema=db.identifier(task.schema)))
-        _index_directory(connection, task.schema)
-        receipt = receipts.Receipt(
-            table="power_directory", leaf="all", digest=task.split_id, version=task.version, rows=rows, bytes=size
-        )
-        receipts.record(connection, task.build, receipt, time.perf_counter() - started)
-        connection.commit()
-    return rows
+        receipt = _receipt(task, rows, size)
+        with connection.pipeline():
+            connection.execute("analyze staged_name")
+            connection.execute(db.query("register_powers"))
+            connection.execute(db.query("fill_directory", schema=db.identifier(task.schema)))
+            _index_directory(connection, task.schema)
+            receipts.record(connection, task.build, receipt)
+            connection.execute("commit")
+    return receipt
+
+
+def _receipt(task: RegisterTask, rows: int, size: int) -> receipts.Receipt:
+    return receipts.Receipt(
+        table="power_directory", leaf="all", digest=task.split_id, version=task.version, rows=rows, bytes=size
+    )
 
 
 def _index_directory(connection: db.Connection, schema: str) -> None:

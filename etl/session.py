@@ -18,7 +18,10 @@ _LOCK_PAUSE_S = 0.1
 
 
 class Session:
-    """A connection, opened again where it was lost, with the lock of the live schema once ``lock`` was called."""
+    """A connection, opened again where it was lost, with the lock of the live schema once ``lock`` was called.
+
+    ``round_trip_s`` is how long the server's answer to a small question took.
+    """
 
     def __init__(self, dsn: str, name: str, live_schema: str) -> None:
         """Connect; ``name`` is what the server calls the session."""
@@ -29,7 +32,10 @@ class Session:
     def _open(self) -> None:
         self._has_lock = False
         self.connection = db.open_connection(self._dsn, name=self._name)
+        self.connection.prepare_threshold = None  # to prepare a statement takes a round trip, and none runs often
+        started = time.perf_counter()
         row = self.connection.execute(db.query("own_backend")).fetchone()
+        self.round_trip_s = time.perf_counter() - started
         self._backend = row or (0, None)
 
     def lock(self) -> None:

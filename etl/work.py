@@ -1,9 +1,6 @@
 """What is sent to workers: one function per kind of task. Nothing heavy is imported before a task arrives."""
 
-import os
-import time
-
-from etl import config, db, ddl, receipts
+from etl import ddl, line, receipts
 from etl.plan import (
     CheckTask,
     Difference,
@@ -32,7 +29,7 @@ def check_part(task: CheckTask) -> None:
     manifest.check_part(task.store, task.split_id, task.part)
 
 
-def register(task: RegisterTask) -> int:
+def register(task: RegisterTask) -> Receipt:
     """Register the names of a split; see ``etl.register``."""
     from etl import register as registration
 
@@ -62,16 +59,25 @@ def lost_names(task: NamesTask) -> tuple[str, ...]:
 
 def index_table(task: IndexTask) -> str:
     """Index a plain table and gather its statistics, in one transaction with its receipt; return its name."""
-    started = time.perf_counter()
-    with db.connect(os.environ[config.DSN_VARIABLE], name=f"etl index {task.table}", autocommit=False) as connection:
-        receipts.enter(connection, task.build, task.epoch, durability=task.durability)
-        if receipts.of_piece(connection, task.build, "indexes", [task.table]):
+    with line.lent() as connection:
+        with connection.pipeline():
+            entry = receipts.enter(
+                connection,
+                task.build,
+                task.epoch,
+                "indexes",
+                [task.table],
+                name=f"etl index {task.table}",
+                durability=task.durability,
+            )
+        if entry.done():
             return task.table
-        ddl.create_indexes(connection, task.schema, task.table, ddl.table_file(task.table), deferred=task.deferred)
-        ddl.analyze(connection, task.schema, task.table, task.table)
         receipt = Receipt(table=task.table, leaf="indexes", digest="", version=task.version, rows=0, bytes=0)
-        receipts.record(connection, task.build, receipt, time.perf_counter() - started)
-        connection.commit()
+        with connection.pipeline():
+            ddl.create_indexes(connection, task.schema, task.table, ddl.table_file(task.table), deferred=task.deferred)
+            ddl.analyze(connection, task.schema, task.table, task.table)
+            receipts.record(connection, task.build, receipt)
+            connection.execute("commit")
     return task.table
 
 

@@ -141,6 +141,10 @@ select set_config('max_parallel_maintenance_workers', '0', %(local)s),
 -- Whether a build is still there and nobody has taken it over.
 select epoch = %(epoch)s and dropped_at is null from etl.build where build = %(build)s;
 
+-- name: name_transaction
+-- What the session is called to the end of its transaction.
+select set_config('application_name', %(name)s, true);
+
 -- name: lock_piece
 -- One at a time works on a piece of a build: the transaction of a worker that was killed may still be on its way out.
 select pg_advisory_xact_lock(%(space)s + 2, hashtext(%(build)s::text || ' ' || %(piece)s::text));
@@ -233,9 +237,12 @@ from etl.receipt
 where build = %(build)s;
 
 -- name: record_receipt
--- Committed with the rows it speaks of.
+-- Committed with the rows it speaks of; the seconds are those since the transaction began.
 insert into etl.receipt (build, table_name, leaf, input_digest, version, rows, bytes, seconds, worker)
-values (%(build)s, %(table)s, %(leaf)s, %(digest)s, %(version)s, %(rows)s, %(bytes)s, %(seconds)s, %(worker)s);
+values (
+    %(build)s, %(table)s, %(leaf)s, %(digest)s, %(version)s, %(rows)s, %(bytes)s,
+    extract(epoch from clock_timestamp() - now()), %(worker)s
+);
 
 -- name: record_leaf_log
 -- The import log's line for a leaf and table; may be run twice.
@@ -385,7 +392,8 @@ order by 1, 2;
 -- The import log, newest first.
 select id, import_type, source_file, game_version, build, state, who, workers,
        records_seen, records_loaded, records_superseded, records_rejected,
-       peak_memory_bytes, started_at, completed_at, message, timings
+       peak_memory_bytes, started_at, completed_at, message, timings,
+       (select sum(value::bigint)::bigint from jsonb_each_text(import_data->'bytes')) as bytes_sent
 from etl.run
 where live_schema = %(schema)s
 order by id desc
@@ -1074,7 +1082,12 @@ language sql stable parallel safe
 begin atomic
 {branches};
 end;
+
+-- name: mark_function
+-- Whose function it is.
 comment on function {function}() is {live};
+
+-- name: let_everybody_call
 grant execute on function {function}() to public;
 
 -- name: settled_branch
@@ -1107,17 +1120,15 @@ create or replace view {view} as
 select {columns}
 from {function}();
 
--- name: view_reads
--- Whether a view reads a function of schema etl.
-select exists (
-    select
-    from pg_depend d
-    join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
-    join pg_proc f on d.refclassid = 'pg_proc'::regclass and f.oid = d.refobjid
-    where r.ev_class = to_regclass(format('%%I.%%I', %(schema)s::text, %(name)s::text))
-      and f.pronamespace = 'etl'::regnamespace
-      and f.proname = %(function)s
-);
+-- name: functions_read
+-- The functions of schema etl that the views of a schema read: view and function.
+select v.relname, f.proname
+from pg_depend d
+join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
+join pg_class v on v.oid = r.ev_class
+join pg_proc f on d.refclassid = 'pg_proc'::regclass and f.oid = d.refobjid
+where v.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+  and f.pronamespace = 'etl'::regnamespace;
 
 -- name: named_builds
 -- The builds that the functions of a live schema read.
@@ -1161,14 +1172,16 @@ where f.pronamespace = 'etl'::regnamespace
 -- name: drop_function
 drop function if exists {function}();
 
--- name: columns_with_types
--- The columns of a relation in order, with their types.
-select a.attname, format_type(a.atttypid, a.atttypmod)
-from pg_attribute a
-where a.attrelid = format('%%I.%%I', %(schema)s::text, %(name)s::text)::regclass
-  and a.attnum > 0
-  and not a.attisdropped
-order by a.attnum;
+-- name: shapes
+-- Those of the named relations that schemas have, with their columns in order: schema, relation, column, type. A relation
+-- without columns has one line, in which the last two are null.
+select n.nspname, c.relname, a.attname, format_type(a.atttypid, a.atttypmod)
+from pg_namespace n
+join pg_class c on c.relnamespace = n.oid
+left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+where n.nspname = any (%(schemas)s)
+  and c.relname = any (%(names)s)
+order by n.nspname, c.relname, a.attnum;
 
 -- name: transactions_reading
 -- The virtual transactions that hold a lock of a view of the live schema, other than ours: they have read it.

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from etl import bulkload, db
 from etl.errors import MismatchError
 
+# Bytes of a binary COPY (manual, "COPY", Binary Format); a tuple has two, and four before each field.
+HEADER, TRAILER = 19, 2
+
 KINDS = {
     "a": ("int2", pa.int16(), st.integers(-(2**15), 2**15 - 1)),
     "b": ("int4", pa.int32(), st.integers(-(2**31), 2**31 - 1)),
@@ -82,7 +85,18 @@ def test_no_batches_are_no_rows(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("create table t (a int)")
 
-        assert bulkload.copy(connection, db.identifier("t"), {"a": "int4"}, []) == (0, 0)
+        assert bulkload.copy(connection, db.identifier("t"), {"a": "int4"}, []) == (0, HEADER + TRAILER)
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_every_byte_that_is_sent_counts(dsn: str, batches: int) -> None:
+    """Also those of small batches, which the encoder keeps until the end."""
+    batch = pa.record_batch([pa.array([1, 2], pa.int32())], names=["a"])
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("create table t (a int)")
+        copied = bulkload.copy(connection, db.identifier("t"), {"a": "int4"}, [batch] * batches)
+
+        assert copied == (2 * batches, HEADER + 2 * batches * (2 + 4 + 4) + TRAILER)
 
 
 def test_other_columns_than_the_table_wants_are_refused(dsn: str) -> None:

@@ -80,6 +80,36 @@ def test_a_load_publishes_every_record_once(store: str, servers: str) -> None:
         assert connection.execute(logged).fetchall() == [(RECORDS, RECORDS, 0)]
 
 
+def test_bytes_on_the_wire_are_reported(store: str, dsn: str) -> None:
+    """By the result and by the log, for all tables that COPY filled from workers; a run that does nothing sends nothing."""
+    result = coordinator.load(options(store, dsn))
+    again = coordinator.load(options(store, dsn))
+    with psycopg.connect(dsn) as connection:
+        stored = dict(
+            connection.execute(
+                "select table_name, sum(bytes)::bigint from etl.receipt where bytes > 0 group by 1"
+            ).fetchall()
+        )
+    shown = run_command("log", "--dsn", dsn, "--json")
+
+    assert {name: size for name, size in result.bytes.items() if size} == stored
+    assert set(stored) >= {"powers", "power_effects", "power_directory"}
+    assert again.bytes == {}
+    assert [row["bytes_sent"] for row in json.loads(shown.stdout)] == [sum(result.bytes.values())]
+
+
+def test_a_server_far_away_gets_twice_the_workers(store: str, dsn: str) -> None:
+    """As many as there is memory for, and connections."""
+    given = config.LoadOptions(store=store, dsn=dsn, executor="process://2")
+    small = replace(given, memory_limit_bytes=400 * config.MIB)
+
+    assert coordinator.executor_of(given, 0.001, 90) == "process://2"
+    assert coordinator.executor_of(given, 0.04, 90) == "process://4"
+    assert coordinator.executor_of(given, 0.04, 3) == "process://3"
+    assert coordinator.executor_of(small, 0.04, 90) == "process://2"
+    assert coordinator.executor_of(options(store, dsn), 0.04, 90) == "inline://"
+
+
 def test_a_second_load_has_nothing_to_do(store: str, dsn: str) -> None:
     """One line, exit 0."""
     coordinator.load(options(store, dsn))

@@ -16,7 +16,7 @@ FLOORS: dict[str, float] = {
         0,
     ),
     **dict.fromkeys(("db", "storage", "parallel", "progress", "metrics", "server"), 1),
-    **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "audit", "plan", "dsn", "retry"), 2),
+    **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "audit", "plan", "dsn", "retry", "line"), 2),
     **dict.fromkeys(("store", "tables"), 2.1),
     "ddl": 2.2,
     **dict.fromkeys(("keys", "ledger", "read"), 2.3),

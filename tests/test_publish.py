@@ -336,7 +336,7 @@ def test_a_live_schema_with_a_table_of_our_name_is_refused(empty_dsn: str) -> No
 
 
 def test_archetypes_whose_names_look_like_leaves_have_their_place(connection: db.Connection) -> None:
-    """Leaf 00 of "x" is called like an archetype "x_00" would be; attaching twice changes nothing."""
+    """Leaf 00 of "x" is called like an archetype "x_00" would be; what is attached is not attached again."""
     ddl.create_build(connection, "game_b7", {"cut": 3})
     leaves = [
         Leaf(
@@ -350,10 +350,11 @@ def test_archetypes_whose_names_look_like_leaves_have_their_place(connection: db
     ]  # fmt: skip
     for leaf in leaves:
         ddl.create_leaf(connection, "game_b7", "powers", leaf.name)
-    ddl.attach_leaves(connection, "game_b7", "powers", leaves)
-    ddl.attach_leaves(connection, "game_b7", "powers", leaves)
+    db.each_at_once(connection, list(ddl.attachments(connection, "game_b7", "powers", leaves)))
+    again = list(ddl.attachments(connection, "game_b7", "powers", leaves))
     parents = "select c.relname, p.relname from pg_inherits h join pg_class c on c.oid = inhrelid join pg_class p on p.oid = inhparent where c.relkind = 'r' and c.relname like 'powers%' order by 1"
 
+    assert not again
     assert [row for row in connection.execute(parents) if "npc" not in row[0]] == [
         ("powers_cut_00", "powers_cut"),
         ("powers_cut_01", "powers_cut"),

@@ -78,7 +78,12 @@ DSN = click.option("--dsn", help="Database URL; else DATABASE_URL, PG*, or the e
 SCHEMA = click.option("--schema", default="game", show_default=True, help="Schema that applications read.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 QUIET = click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
-JOBS = click.option("--jobs", "-j", type=click.IntRange(min=1), help="Worker processes [default: one per core].")
+JOBS = click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(min=1),
+    help="Worker processes [default: one per core]; twice as many load over a long way.",
+)
 EXECUTOR = click.option("--executor", help="process://N or inline://; wins over --jobs.")
 MEMORY = click.option("--memory-limit", type=Size(), default="1GB", show_default=True, help="For all processes.")
 BATCH = click.option("--batch-size", type=click.IntRange(min=1), default=10_000, show_default=True, help="Records.")

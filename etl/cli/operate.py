@@ -54,6 +54,7 @@ _LOG_COLUMNS = (
     "rejected",
     "seconds",
     "peak",
+    "sent",
 )
 
 
@@ -61,9 +62,9 @@ def _log_line(row: dict[str, Any]) -> list[object]:
     """Return a run's cells, in the order of _LOG_COLUMNS."""
     seconds = round((row["completed_at"] - row["started_at"]).total_seconds(), 1) if row["completed_at"] else None
     counts = [row[f"records_{name}"] for name in ("seen", "loaded", "superseded", "rejected")]
-    peak = common.size(row["peak_memory_bytes"]) if row["peak_memory_bytes"] else ""
+    peak, sent = (common.size(row[name]) if row[name] else "" for name in ("peak_memory_bytes", "bytes_sent"))
     started = f"{row['started_at']:%Y-%m-%d %H:%M:%S}"
-    return [row["id"], started, row["state"], row["source_file"], row["build"], *counts, seconds, peak]
+    return [row["id"], started, row["state"], row["source_file"], row["build"], *counts, seconds, peak, sent]
 
 
 def _show_trail(rows: list[dict[str, Any]], as_json: bool) -> None:

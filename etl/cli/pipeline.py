@@ -399,6 +399,7 @@ def _print_load(result: "LoadResult", schema: str, *, with_timings: bool) -> Non
         click.echo(f"  {name:32} {count:>12,} rows")
     phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in timings.phases(result.timings).items())
     click.echo(f"  seconds: {phases}; in all {result.seconds:.1f}; peak memory {common.size(result.peak_bytes)}")
+    click.echo(f"  sent by COPY: {common.size(sum(result.bytes.values()))}")
     if result.leaves_kept:
         click.echo(
             f"  {result.leaves_kept} leaves were there from an earlier run, {result.leaves_loaded} were loaded now"

@@ -54,6 +54,8 @@ def far(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         f"{counted['from_server'] / 1e6:.1f} MB back, {source.stat().st_size / 1e6:.1f} MB of JSON; "
         f"zstd 3 makes {squeezed:.1f} MB of what is sent ({squeezed / sent:.0%})"
     )
+    waits = counted["waits"]
+    print(f"waits for an answer: {sum(waits)}, of each connection {', '.join(map(str, waits))}")
     return [*figures, {"server": name, "way": "counted", **counted}]
 
 

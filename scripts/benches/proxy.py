@@ -4,7 +4,8 @@
 
 What is read from one side is written to the other after half the round trip; at most WINDOW_BYTES are on their way in
 each direction of a connection, as a TCP window has it. Prints its port; on SIGTERM it writes to FIGURES, as JSON, the
-bytes that went each way. With ``count`` it also compresses what passes, each direction of a connection as one zstd
+bytes that went each way, and for each connection how often its client sent something after an answer: its waits, one
+behind the other. With ``count`` it also compresses what passes, each direction of a connection as one zstd
 stream of level 3, and writes how many bytes that gives: what a compressed tunnel would send.
 """
 
@@ -29,17 +30,23 @@ class Proxy:
     def __init__(self, socket: str, delay_s: float, window_bytes: int, *, count: bool) -> None:
         self._socket, self._delay_s, self._window, self._count = socket, delay_s, window_bytes, count
         self.figures: Counter[str] = Counter()
+        self.waits: list[int] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection until both sides have ended."""
         self.figures["connections"] += 1
+        turns = Turns()
         there_reader, there_writer = await asyncio.open_unix_connection(self._socket)
         with contextlib.suppress(asyncio.CancelledError):  # a connection that is open at SIGTERM ends with the proxy
             await asyncio.gather(
-                self._carry(reader, there_writer, "to_server"), self._carry(there_reader, writer, "from_server")
+                self._carry(reader, there_writer, "to_server", turns),
+                self._carry(there_reader, writer, "from_server", turns),
             )
+        self.waits.append(turns.count)
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str, turns: "Turns"
+    ) -> None:
         pipe: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         room = Room(self._window)
         sending = asyncio.create_task(self._send(pipe, room, writer))
@@ -47,6 +54,7 @@ class Proxy:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(min(_READ_BYTES, self._window)):
                 self.figures[way] += len(data)
+                turns.note(way)
                 if squeeze:
                     # Flushed as a tunnel must: what was sent is to arrive.
                     self.figures[f"{way}_zstd"] += len(squeeze.compress(data))
@@ -71,6 +79,18 @@ class Proxy:
                 room.give(len(data))
         room.close()
         writer.close()
+
+
+class Turns:
+    """How often a connection's client went on after an answer."""
+
+    def __init__(self) -> None:
+        self.count, self._last = 0, "from_server"
+
+    def note(self, way: str) -> None:
+        """Note that something went this way."""
+        self.count += way == "to_server" and self._last == "from_server"
+        self._last = way
 
 
 class Room:
@@ -106,7 +126,7 @@ async def main(socket: str, round_trip_ms: str, window: str, figures: str, *more
     print(running.sockets[0].getsockname()[1], flush=True)
     await stopped.wait()
     running.close()
-    Path(figures).write_text(json.dumps(proxy.figures))
+    Path(figures).write_text(json.dumps({**proxy.figures, "waits": sorted(proxy.waits)}))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class Proxy:
             while block := await source.read(1 << 14):
                 if up and self._mute:
                     link.is_marked = link.is_marked or self._mute in block
-                    link.is_muted = link.is_muted or (link.is_marked and b"COMMIT" in block and not self.cuts)
+                    link.is_muted = link.is_muted or (link.is_marked and b"commit\0" in block.lower() and not self.cuts)
                 elif link.is_muted and not self.cuts:
                     self.cuts += 1
                     target.transport.abort()
