@@ -176,10 +176,10 @@ def load(
 def executor_of(options: config.LoadOptions, round_trip_s: float, free: int) -> str:
     """Return the executor: to a server that is far away twice the processes, since half of them wait.
 
-    As many as there is memory for, and connections (``free``).
+    As many as there is memory for, and connections (``free``); unless somebody said how many.
     """
     scheme, workers = parallel.parse(options.executor)
-    if scheme != "process" or round_trip_s < FAR_S:
+    if not options.more_when_far or scheme != "process" or round_trip_s < FAR_S:
         return options.executor
     room = options.memory_limit_bytes // (WORKER_BASE_BYTES + _BATCH_COPIES * MIN_BATCH_BYTES) - 1
     more = max(workers, min(2 * workers, room, free))

@@ -99,15 +99,16 @@ def test_bytes_on_the_wire_are_reported(store: str, dsn: str) -> None:
 
 
 def test_a_server_far_away_gets_twice_the_workers(store: str, dsn: str) -> None:
-    """As many as there is memory for, and connections."""
-    given = config.LoadOptions(store=store, dsn=dsn, executor="process://2")
+    """As many as there is memory for, and connections; but nobody's own number is changed."""
+    given = config.LoadOptions(store=store, dsn=dsn, executor="process://2", more_when_far=True)
     small = replace(given, memory_limit_bytes=400 * config.MIB)
 
     assert coordinator.executor_of(given, 0.001, 90) == "process://2"
     assert coordinator.executor_of(given, 0.04, 90) == "process://4"
     assert coordinator.executor_of(given, 0.04, 3) == "process://3"
     assert coordinator.executor_of(small, 0.04, 90) == "process://2"
-    assert coordinator.executor_of(options(store, dsn), 0.04, 90) == "inline://"
+    assert coordinator.executor_of(replace(given, more_when_far=False), 0.04, 90) == "process://2"
+    assert coordinator.executor_of(replace(given, executor="inline://"), 0.04, 90) == "inline://"
 
 
 def test_a_second_load_has_nothing_to_do(store: str, dsn: str) -> None:

@@ -82,7 +82,7 @@ JOBS = click.option(
     "--jobs",
     "-j",
     type=click.IntRange(min=1),
-    help="Worker processes [default: one per core]; twice as many load over a long way.",
+    help="Worker processes [default: one per core, to load over a long way two].",
 )
 EXECUTOR = click.option("--executor", help="process://N or inline://; wins over --jobs.")
 MEMORY = click.option("--memory-limit", type=Size(), default="1GB", show_default=True, help="For all processes.")

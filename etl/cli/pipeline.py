@@ -126,6 +126,7 @@ def load_options(given: dict[str, Any], *, split_id: str | None = None, fresh: b
         schema=given["schema"],
         tables=tuple(name for name in names if name),
         executor=config.executor_url(given["executor"], given["jobs"]),
+        more_when_far=not given["executor"] and not given["jobs"],
         memory_limit_bytes=given["memory_limit"],
         batch_rows=given["batch_size"],
         fresh=fresh,

@@ -79,7 +79,7 @@ def load(
     work = create_database(dsn, "work")
     time.sleep(0.5)
     tables = ["--tables", "powers"] if given.tables == "powers" else []
-    options = ["--jobs", str(given.jobs), "--memory-limit", given.memory_limit, "--quiet", "--json", *tables]
+    options = ["--memory-limit", given.memory_limit, "--quiet", "--json", *tables]
     figures: dict[str, Any] = {}
     try:
         with through(work, folder, delay, figures, *more) as address:
