@@ -1,7 +1,5 @@
 """The command that changes rows in the published build: update."""
 
-import importlib
-import threading
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,8 +33,6 @@ def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: boo
     """
     from etl import config, dsn, parallel, splitter
 
-    # A fifth of a second, a part of which passes while the sources are read to know them again.
-    threading.Thread(target=importlib.import_module, args=("etl.update",), daemon=True).start()
     warm = pipeline.warming(given)
     done = pipeline.with_progress(given, lambda report: splitter.run(pipeline.split_options(sources, given), report))
     options = pipeline.load_options({**given, "tables": None}, split_id=done.manifest.split_id)
