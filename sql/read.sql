@@ -37,16 +37,13 @@ left join (
 select l.generation, l.base,
        (select max(c.generation) from {schema}.changes c where c.power_id = %(id)s and c.generation > l.base),
        (
-           select row_to_json(t)
-           from (
-               select {columns}
-               from {schema}.powers p
-               join {schema}.powersets s on s.id = p.powerset_id
-               join {schema}.archetypes a on a.id = p.archetype_id
-               where p.archetype_id = %(archetype)s
-                 and p.powerset_id = %(powerset)s
-                 and p.id = %(id)s
-           ) t
+           select json_build_array({columns})
+           from {schema}.powers p
+           join {schema}.powersets s on s.id = p.powerset_id
+           join {schema}.archetypes a on a.id = p.archetype_id
+           where p.archetype_id = %(archetype)s
+             and p.powerset_id = %(powerset)s
+             and p.id = %(id)s
        )
 from {schema}.generation l;
 
@@ -60,18 +57,15 @@ select l.generation, l.base,
              and c.generation > l.base
        ),
        (
-           select json_agg(t)
-           from (
-               select {columns}
-               from {schema}.power_directory d
-               join {schema}.powers p
-                   on p.archetype_id = d.archetype_id
-                  and p.powerset_id = d.powerset_id
-                  and p.id = d.id
-               join {schema}.powersets s on s.id = p.powerset_id
-               join {schema}.archetypes a on a.id = p.archetype_id
-               where d.id = any (%(ids)s)
-           ) t
+           select json_agg(json_build_array({columns}))
+           from {schema}.power_directory d
+           join {schema}.powers p
+               on p.archetype_id = d.archetype_id
+              and p.powerset_id = d.powerset_id
+              and p.id = d.id
+           join {schema}.powersets s on s.id = p.powerset_id
+           join {schema}.archetypes a on a.id = p.archetype_id
+           where d.id = any (%(ids)s)
        )
 from {schema}.generation l;
 
@@ -112,16 +106,15 @@ select l.generation, l.base,
              and c.generation > l.base
        ),
        (
-           select json_agg(t)
-           from (
-               select {columns}
-               from {schema}.powers p
-               join {schema}.powersets s on s.id = p.powerset_id
-               join {schema}.archetypes a on a.id = p.archetype_id
-               where p.archetype_id = any (%(archetypes)s)
-                 and p.powerset_id = %(powerset)s
+           select json_agg(
+               json_build_array({columns})
                order by p.level_available, p.display_order, p.internal_name
-           ) t
+           )
+           from {schema}.powers p
+           join {schema}.powersets s on s.id = p.powerset_id
+           join {schema}.archetypes a on a.id = p.archetype_id
+           where p.archetype_id = any (%(archetypes)s)
+             and p.powerset_id = %(powerset)s
        ),
        (select count(*) from {schema}.power_directory d where d.powerset_id = %(powerset)s)
 from {schema}.generation l;

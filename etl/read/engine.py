@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 _TELL_S = 5.0
 _MOST_NAMES = 200_000
+# What the values in Redis are made of: raised with it, so that processes of two versions do not meet.
+_FORM = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +199,7 @@ class Engine:
         # The origin is hashed to be short; the schema is part of it by its row in etl.live.
         return SharedTier(
             url,
-            f"{self._options.namespace}:{questions.short(origin)}",
+            f"{self._options.namespace}:{_FORM}:{questions.short(origin)}",
             timeout_s=self._options.redis_timeout_s,
             most_bytes=self._options.redis_most_bytes,
             events=self.events,

@@ -23,7 +23,7 @@ _pairs = msgspec.json.Decoder(list[tuple[int, int]])
 _ids = msgspec.json.Decoder(list[int])
 
 
-class _Identified(msgspec.Struct):
+class _Identified(msgspec.Struct, array_like=True):
     id: int
 
 
@@ -48,7 +48,7 @@ class Queries:
         self._archetypes: dict[str, int] = {}
         self._without_view = False
         self._trigrams: bool | None = None
-        self._power_columns = _columns(results.power_columns())
+        self._power_columns = sql.SQL(", ").join(sql.Identifier(*place) for place in results.power_columns())
         self._summary_columns = _columns([("b", name, name) for name in results.summary_columns()])
 
     def power(self, number: int) -> Loaded:

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from etl.errors import UsageError
+from etl.read import results
 from etl.read.generations import State
 from etl.read.local import Key
 from etl.read.queries import Loaded, Queries
-from etl.read.results import Power, PowerSummary
 from etl.read.shared import Wanted
 
 _HOUR_S = 3600.0
@@ -94,7 +94,7 @@ class Question:
         Raises:
             msgspec.MsgspecError: it is no such answer.
         """
-        value = _DECODERS[self.kind].decode(body)
+        value = _DECODERS[self.kind](body)
         if self.kind == "power":
             return value, _ENTRY_BYTES + _POWER_BYTES + len(body)
         if self.kind == "powerset":
@@ -102,12 +102,12 @@ class Question:
         return value, _ENTRY_BYTES + round(_SUMMARY_RATIO * len(body))
 
 
-_SUMMARIES = msgspec.json.Decoder(tuple[PowerSummary, ...])
-_DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {
-    "power": msgspec.json.Decoder(Power),
-    "power_name": msgspec.json.Decoder(int),
-    "powerset": msgspec.json.Decoder(tuple[Power, ...]),
-    "powerset_name": msgspec.json.Decoder(tuple[int, ...]),
+_SUMMARIES = msgspec.json.Decoder(tuple[results.PowerSummary, ...]).decode
+_DECODERS: Mapping[str, Callable[[bytes], Any]] = {
+    "power": results.power,
+    "power_name": msgspec.json.Decoder(int).decode,
+    "powerset": results.powers,
+    "powerset_name": msgspec.json.Decoder(tuple[int, ...]).decode,
     "summary": _SUMMARIES,
     "summaries": _SUMMARIES,
     "search": _SUMMARIES,

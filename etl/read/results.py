@@ -1,6 +1,7 @@
 """What a reader answers with: frozen structs, one per power or line of the build summary.
 
-They are decoded from the JSON that the server makes of a row, and encode to JSON as they are (``msgspec.json.encode``).
+They encode to JSON as they are (``msgspec.json.encode``). Powers come from the server, and lie in Redis, as JSON arrays of
+their values: without fifty names for each the server takes two thirds of the time, and there is half as much to decode.
 Nested values are kept as the text they came as and decoded when asked for: each time anew, so that nobody can change
 what others are given.
 """
@@ -13,7 +14,7 @@ import msgspec
 Json = Any
 
 
-class Power(msgspec.Struct, frozen=True, kw_only=True, rename={
+class Power(msgspec.Struct, frozen=True, gc=False, rename={
     "effects_json": "effects", "activation_effects_json": "activation_effects", "effect_groups_json": "effect_groups",
     "display_info_json": "display_info",
 }):  # fmt: skip
@@ -103,7 +104,7 @@ class Power(msgspec.Struct, frozen=True, kw_only=True, rename={
         return found
 
 
-class PowerSummary(msgspec.Struct, frozen=True, kw_only=True):
+class PowerSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line of the build summary: a power with the names around it and none of its effects."""
 
     id: int
@@ -138,8 +139,33 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """For HTTP: a quoted text that changes when anything does, and differs between databases."""
 
 
-def power_columns() -> list[tuple[str, str, str]]:
-    """Return the columns of a power as (alias, column, name): of p (powers), s (powersets) or a (archetypes)."""
+_PowerRow: Any = msgspec.defstruct(
+    "_PowerRow", [(field.name, field.type) for field in msgspec.structs.fields(Power)], array_like=True, gc=False
+)
+_row = msgspec.json.Decoder(_PowerRow)
+_rows = msgspec.json.Decoder(list[_PowerRow])
+
+
+def power(text: bytes) -> Power:
+    """Return the power that a JSON array of its values is, in the order of ``power_columns``.
+
+    Raises:
+        msgspec.MsgspecError: it is none.
+    """
+    return Power(*msgspec.structs.astuple(_row.decode(text)))
+
+
+def powers(text: bytes) -> tuple[Power, ...]:
+    """Return the powers that a JSON array of such arrays is.
+
+    Raises:
+        msgspec.MsgspecError: it is none.
+    """
+    return tuple(Power(*values) for values in map(msgspec.structs.astuple, _rows.decode(text)))
+
+
+def power_columns() -> list[tuple[str, str]]:
+    """Return where the values of a power are, as (alias, column): of p (powers), s (powersets) or a (archetypes)."""
     return [_place(name) for name in Power.__struct_encode_fields__]
 
 
@@ -148,8 +174,8 @@ def summary_columns() -> list[str]:
     return list(PowerSummary.__struct_encode_fields__)
 
 
-def _place(name: str) -> tuple[str, str, str]:
+def _place(name: str) -> tuple[str, str]:
     for prefix, alias in (("powerset_", "s"), ("archetype_", "a")):
         if name.startswith(prefix) and not name.endswith("_id"):
-            return alias, name.removeprefix(prefix), name
-    return "p", name, name
+            return alias, name.removeprefix(prefix)
+    return "p", name
