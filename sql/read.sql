@@ -97,7 +97,7 @@ from {schema}.generation l
 left join {schema}.powersets s on s.id = %(powerset)s;
 
 -- name: read_powerset_in_place
--- The powers of a set by level, and how many the directory has of them: fewer here, and the places were out of date.
+-- The powers of a set by level, how many these are, and how many the directory has: more, and the places were out of date.
 select l.generation, l.base,
        (
            select max(c.generation)
@@ -105,19 +105,21 @@ select l.generation, l.base,
            where c.powerset_id = %(powerset)s
              and c.generation > l.base
        ),
-       (
-           select json_agg(
+       t.powers, t.count,
+       (select count(*) from {schema}.power_directory d where d.powerset_id = %(powerset)s)
+from {schema}.generation l
+cross join (
+    select count(*) as count,
+           json_agg(
                json_build_array({columns})
                order by p.level_available, p.display_order, p.internal_name
-           )
-           from {schema}.powers p
-           join {schema}.powersets s on s.id = p.powerset_id
-           join {schema}.archetypes a on a.id = p.archetype_id
-           where p.archetype_id = any (%(archetypes)s)
-             and p.powerset_id = %(powerset)s
-       ),
-       (select count(*) from {schema}.power_directory d where d.powerset_id = %(powerset)s)
-from {schema}.generation l;
+           ) as powers
+    from {schema}.powers p
+    join {schema}.powersets s on s.id = p.powerset_id
+    join {schema}.archetypes a on a.id = p.archetype_id
+    where p.archetype_id = any (%(archetypes)s)
+      and p.powerset_id = %(powerset)s
+) t;
 
 -- name: read_summary_of_powerset
 -- The build summary of a set by level, from the materialized view or from the join.

@@ -103,10 +103,10 @@ class Queries:
             if found is None:
                 return Loaded(generation, generation, None)
             values = {"powerset": number, "archetypes": archetypes or []}
-            generation, base, changed, body, count = self._database.ask(
+            generation, base, changed, body, count, expected = self._database.ask(
                 "read_powerset_in_place", values, columns=self._power_columns
             )
-            if count == (len(_raws.decode(body)) if body else 0):  # else it moved between the two statements
+            if count == expected:  # else it moved between the two statements
                 break
         return Loaded(generation, max(base, changed or 0), body or b"[]")
 
