@@ -34,7 +34,11 @@ def quick(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     for line in changes(summary, json.loads(FIGURES.read_text())["summary"] if FIGURES.exists() else []):
         print(line)
     if given.save:
-        facts = {"machine": machine(), "arguments": vars(given), "summary": summary}
+        facts = {
+            "machine": machine(),
+            "arguments": {name: value for name, value in vars(given).items() if name != "work"},
+            "summary": summary,
+        }
         FIGURES.write_text(json.dumps(facts, indent=1) + "\n")
         print(f"written: {FIGURES.relative_to(ROOT)}")
     return summary
