@@ -210,10 +210,12 @@ class Pool:
         if self._executor is not None:
             self._executor.shutdown(wait=wait, cancel_futures=True)
             self._executor = None
+        self._warming.clear()
 
     def kill(self) -> None:
         """End the workers at once; whatever they had not committed is gone."""
         executor, self._executor = self._executor, None
+        self._warming.clear()
         if executor is None:
             return
         for process in list((getattr(executor, "_processes", None) or {}).values()):

@@ -1,8 +1,8 @@
 """Update: only the rows that differ are changed, in the published build, in one transaction, the view included.
 
-Three steps: the workers compare digests; the workers stage the rows of what differs; the coordinator replaces rows,
-directory, entities and view together and raises the generation. Readers are never blocked: they see the state before or
-the state after.
+Three steps: digests are compared, by the workers or, where there is little, here; the workers stage the rows of what
+differs; the coordinator replaces rows, directory, entities and view together and raises the generation. Readers are
+never blocked: they see the state before or the state after.
 """
 
 from collections import Counter
@@ -417,9 +417,9 @@ class _Update:
             self._fill_touch(differences)
         rows = Counter[str]()
         touched = sum(len(getattr(difference, kind)) for difference in differences for kind in _KINDS)
-        workers = self._pool.workers if touched > _FEW_POWERS else 1
-        tasks = list(self._stage_tasks(differences, workers))
-        for counts in coordinator.collect(self._pool, work.stage, tasks, self._stop, workers):
+        is_small = touched <= _FEW_POWERS
+        tasks = list(self._stage_tasks(differences, 1 if is_small else self._pool.workers))
+        for counts in coordinator.collect(self._pool, work.stage, tasks, self._stop, 1 if is_small else None):
             rows.update(counts)
         self._judge_rejects()
         self._pool.close(wait=False)  # there is enough to do meanwhile

@@ -128,6 +128,15 @@ def test_stop_submits_nothing_more_and_drains() -> None:
     assert 3 <= len(seen) <= 4
 
 
+def test_a_pool_that_was_killed_while_it_got_ready_runs_again() -> None:
+    """Nobody waits for what was given up."""
+    with parallel.Pool("process://2") as pool:
+        for _ in range(3):
+            pool.warm("json")
+            pool.kill()
+            assert sorted(outcome for _, outcome in pool.run(square, range(3))) == [0, 1, 4]
+
+
 def test_under_pressure_tasks_come_one_after_another(tmp_path: Path) -> None:
     """Slower, but all of them."""
     alone = []
