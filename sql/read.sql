@@ -1,6 +1,6 @@
 -- Named queries of etl.read, in the form of queries.sql. {schema} is the live schema; nothing else is read, so that a role
--- with USAGE of it and SELECT on its views can run them all. Each statement returns one row, and in it the generation that
--- its data is of: one statement is one snapshot. Data comes as JSON text, ready for msgspec and for Redis.
+-- with USAGE of it and SELECT on its views can run them all. Each statement returns the generation that its data is of, and
+-- all but one a single row: one statement is one snapshot. Data comes as JSON text, ready for msgspec and for Redis.
 
 -- name: read_state
 -- What is published, and what was changed since a generation that the reader knows.
@@ -97,29 +97,37 @@ from {schema}.generation l
 left join {schema}.powersets s on s.id = %(powerset)s;
 
 -- name: read_powerset_in_place
--- The powers of a set by level, how many these are, and how many the directory has: more, and the places were out of date.
-select l.generation, l.base,
-       (
-           select max(c.generation)
-           from {schema}.powerset_changes c
-           where c.powerset_id = %(powerset)s
-             and c.generation > l.base
-       ),
-       t.powers, t.count,
-       (select count(*) from {schema}.power_directory d where d.powerset_id = %(powerset)s)
-from {schema}.generation l
-cross join (
-    select count(*) as count,
-           json_agg(
-               json_build_array({columns})
-               order by p.level_available, p.display_order, p.internal_name
-           ) as powers
-    from {schema}.powers p
-    join {schema}.powersets s on s.id = p.powerset_id
-    join {schema}.archetypes a on a.id = p.archetype_id
-    where p.archetype_id = any (%(archetypes)s)
-      and p.powerset_id = %(powerset)s
-) t;
+-- The powers of a set by level, a row each: sent while the next is made, and without the names that all have. With one of
+-- them comes what holds of all: state, last change, how many powers the directory has (not these: the places were out of
+-- date), names of the set, names of the archetypes. A set without powers is that row alone.
+with head as materialized (
+    select (select min(d.id) from {schema}.power_directory d where d.powerset_id = %(powerset)s) as one,
+           json_build_array(
+               l.generation,
+               l.base,
+               (
+                   select max(c.generation)
+                   from {schema}.powerset_changes c
+                   where c.powerset_id = %(powerset)s
+                     and c.generation > l.base
+               ),
+               (select count(*) from {schema}.power_directory d where d.powerset_id = %(powerset)s),
+               json_build_array(s.name, s.full_name, s.display_name),
+               (
+                   select coalesce(json_object_agg(a.id, a.name), '{{}}')
+                   from {schema}.archetypes a
+                   where a.id = any (%(archetypes)s)
+               )
+           ) as told
+    from {schema}.generation l
+    left join {schema}.powersets s on s.id = %(powerset)s
+)
+select case when p.id is not distinct from h.one then h.told end, json_build_array({columns})
+from head h
+left join {schema}.powers p
+    on p.archetype_id = any (%(archetypes)s)
+   and p.powerset_id = %(powerset)s
+order by p.level_available, p.display_order, p.internal_name;
 
 -- name: read_summary_of_powerset
 -- The build summary of a set by level, from the materialized view or from the join.

@@ -11,6 +11,7 @@ import msgspec
 from psycopg import sql
 
 from etl import db
+from etl.errors import DatabaseError
 from etl.read import results
 from etl.read.pool import Database, Missing
 
@@ -28,6 +29,20 @@ class _Identified(msgspec.Struct, array_like=True):
 
 
 _identified = msgspec.json.Decoder(_Identified)
+
+
+class _Told(msgspec.Struct, array_like=True):
+    """What comes with one power of a set and holds of all; the names are kept as they came."""
+
+    generation: int
+    base: int
+    changed: int | None
+    expected: int
+    names: msgspec.Raw
+    archetypes: msgspec.Raw
+
+
+_told = msgspec.json.Decoder(_Told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +63,8 @@ class Queries:
         self._archetypes: dict[str, int] = {}
         self._without_view = False
         self._trigrams: bool | None = None
-        self._power_columns = sql.SQL(", ").join(sql.Identifier(*place) for place in results.power_columns())
+        self._power_columns = _places(results.power_columns())
+        self._member_columns = _places(results.member_columns())
         self._summary_columns = _columns([("b", name, name) for name in results.summary_columns()])
 
     def power(self, number: int) -> Loaded:
@@ -97,18 +113,23 @@ class Queries:
         return Loaded(generation, generation, full or own)
 
     def powerset(self, number: int) -> Loaded:
-        """Return the powers of a powerset by level, as a JSON array."""
+        """Return the powers of a powerset by level, as the JSON that ``results.powers`` takes.
+
+        Raises:
+            DatabaseError: it moved each time it was read.
+        """
         for _ in range(_TRIES):
             generation, found, archetypes = self._database.ask("read_powerset_place", {"powerset": number})
             if found is None:
                 return Loaded(generation, generation, None)
             values = {"powerset": number, "archetypes": archetypes or []}
-            generation, base, changed, body, count, expected = self._database.ask(
-                "read_powerset_in_place", values, columns=self._power_columns
-            )
-            if count == expected:  # else it moved between the two statements
-                break
-        return Loaded(generation, max(base, changed or 0), body or b"[]")
+            rows = self._database.ask_rows("read_powerset_in_place", values, columns=self._member_columns)
+            told = next((_told.decode(text) for text, _ in rows if text is not None), None)
+            powers = [power for _, power in rows] if archetypes else []
+            if told is not None and told.expected == len(powers):  # else it moved between the two statements
+                body = b"[%b,%b,[%b]]" % (bytes(told.names), bytes(told.archetypes), b",".join(powers))
+                return Loaded(told.generation, max(told.base, told.changed or 0), body)
+        raise DatabaseError(f"powerset {number} moved each of the {_TRIES} times that it was read", "ask again")
 
     def summary_of_powerset(self, number: int) -> Loaded:
         """Return the build summary of a powerset by level, as a JSON array."""
@@ -222,6 +243,10 @@ class Queries:
         if len(self._places) >= _MOST_PLACES:
             self._places.clear()
         self._places[number] = place
+
+
+def _places(places: Sequence[tuple[str, str]]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(*place) for place in places)
 
 
 def _columns(columns: Sequence[tuple[str, str, str]]) -> sql.Composed:

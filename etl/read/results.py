@@ -6,8 +6,9 @@ Nested values are kept as the text they came as and decoded when asked for: each
 what others are given.
 """
 
+from collections.abc import Collection
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -139,11 +140,21 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """For HTTP: a quoted text that changes when anything does, and differs between databases."""
 
 
-_PowerRow: Any = msgspec.defstruct(
-    "_PowerRow", [(field.name, field.type) for field in msgspec.structs.fields(Power)], array_like=True, gc=False
-)
-_row = msgspec.json.Decoder(_PowerRow)
-_rows = msgspec.json.Decoder(list[_PowerRow])
+_FIELDS = msgspec.structs.fields(Power)
+# A list of powers has these only once; the first three are neighbours, and what they name comes just before.
+_SET_NAMES = ("powerset_name", "powerset_full_name", "powerset_display_name")
+_OF_ALL = (*_SET_NAMES, "archetype_name")
+
+
+def _struct(name: str, without: Collection[str] = ()) -> Any:
+    fields = [(field.name, field.type) for field in _FIELDS if field.name not in without]
+    return msgspec.defstruct(name, fields, array_like=True, gc=False)
+
+
+_row = msgspec.json.Decoder(_struct("_Row"))
+_Member: Any = _struct("_Member", _OF_ALL)
+_list = msgspec.json.Decoder(tuple[tuple[str, str, str], dict[int, str], list[_Member]])
+_names_at = [field.name for field in _FIELDS].index(_SET_NAMES[0])
 
 
 def power(text: bytes) -> Power:
@@ -156,17 +167,30 @@ def power(text: bytes) -> Power:
 
 
 def powers(text: bytes) -> tuple[Power, ...]:
-    """Return the powers that a JSON array of such arrays is.
+    """Return the powers of a powerset: its three names, the names of archetypes by id, and ``member_columns`` of each power.
 
     Raises:
-        msgspec.MsgspecError: it is none.
+        msgspec.MsgspecError: it is no such list.
     """
-    return tuple(Power(*values) for values in map(msgspec.structs.astuple, _rows.decode(text)))
+    names, archetypes, members = _list.decode(text)
+    at, new = _names_at, cast("Any", Power)
+    try:
+        return tuple(
+            new(*values[:at], *names, values[at], archetypes[values[at]], *values[at + 1 :])
+            for values in map(msgspec.structs.astuple, members)
+        )
+    except KeyError as error:
+        raise msgspec.ValidationError(f"archetype {error} has no name") from None
 
 
 def power_columns() -> list[tuple[str, str]]:
     """Return where the values of a power are, as (alias, column): of p (powers), s (powersets) or a (archetypes)."""
     return [_place(name) for name in Power.__struct_encode_fields__]
+
+
+def member_columns() -> list[tuple[str, str]]:
+    """Return the same without the names of its powerset and archetype: all of p."""
+    return [place for place in power_columns() if place[0] == "p"]
 
 
 def summary_columns() -> list[str]:

@@ -16,7 +16,7 @@ from reading import Game, counted, statements
 from redis_server import RedisServer
 
 from etl.errors import DatabaseError, SchemaError, UsageError
-from etl.read import PoolOptions, PowerReader
+from etl.read import PoolOptions, PowerReader, results
 
 Maker = Callable[..., PowerReader]
 
@@ -115,6 +115,40 @@ def test_powers_of_a_set_come_by_level(game: Game, new_reader: Maker, some) -> N
     assert [(power.id, power.level_available) for power in powers] == wanted
     assert reader.powers(some[3].upper()) is powers
     assert [power.id for power in reader.powers(some[3], max_level=level)] == [n for n, at in wanted if at <= level]
+
+
+def test_powers_of_a_set_are_those_that_come_by_id(game: Game, new_reader: Maker) -> None:
+    """Also where a set has powers of two archetypes, and where it has none."""
+    (one, two, home), *_ = game.rows(
+        "select min(id), max(id), powerset_id from game.power_directory group by 3 having count(*) > 1 order by 3"
+    )
+    query = "select id from game.archetypes where id not in (select archetype_id from game.powers where id = %s)"
+    other = game.rows(query, one)[0][0]
+    for table in ("powers", "power_directory"):
+        game.rows(f"update game_b1.{table} set archetype_id = %s where id = %s", other, two)
+    (empty,) = game.rows("select powerset_id from game.power_directory group by 1 having count(*) = 1 order by 1")[0]
+    for table in ("powers", "power_directory"):
+        game.rows(f"update game_b1.{table} set powerset_id = %s where powerset_id = %s", home, empty)
+    reader = new_reader()
+    powers = reader.powers(home)
+
+    assert {power.id for power in powers} >= {one, two}
+    assert len({power.archetype_name for power in powers}) == 2
+    assert {power.id: power for power in powers} == new_reader().powers_by_id([power.id for power in powers])
+    assert reader.powers(empty) == ()
+
+
+def test_a_list_that_lacks_the_name_of_an_archetype_is_garbage(game: Game, new_reader: Maker, some) -> None:
+    """It may lie in Redis, under a key of ours."""
+    reader = new_reader()
+    assert reader.powers(some[2])
+    body = reader._engine.queries.powerset(some[2]).body  # type: ignore[union-attr]
+    names, archetypes, powers = msgspec.json.decode(body)
+
+    assert len(results.powers(body)) == len(powers)
+    for rotten in ([names, {}, powers], [names[:2], archetypes, powers], [names, archetypes, [powers[0][:-1]]], powers):
+        with pytest.raises(msgspec.MsgspecError):
+            results.powers(msgspec.json.encode(rotten))
 
 
 def test_a_name_of_several_powersets_is_refused(game: Game, new_reader: Maker) -> None:
