@@ -183,7 +183,7 @@ def _replace(connection: db.Connection, schema: str, name: str) -> Counter[tuple
 
 def _keep_equal(connection: db.Connection, schema: str, name: str, columns: Sequence[str]) -> db.Statement:
     """Take those staged rows back that the table has already; return the statement that deletes the others."""
-    equal, staged = db.identifier(schema, f"staged_equal_{name}"), db.identifier(schema, f"staged_{name}")
+    equal, staged = db.identifier("pg_temp", f"staged_equal_{name}"), db.identifier(schema, f"staged_{name}")
     places = {"schema": db.identifier(schema), "relation": db.identifier(schema, name), "equal": equal}
     said = [column for column in columns if column != "created_at"]
     compared = {"staged_columns": _list(said, "s"), "present_columns": _list(said, "r")}

@@ -195,7 +195,7 @@ def _run(run: _Run) -> LoadResult:
         run.clock.lap("start")
         if live is not None:
             return live
-        run.pool.warm("polars", "etl.transforms", "etl.leaf")
+        run.pool.warm("polars", "etl.transforms.assemble", "etl.leaf")
         with run.phase("plan"):
             _plan(run)
             run.number = ledger.begin(
@@ -540,9 +540,10 @@ def collect(
     tasks: Sequence[T],
     stop: Callable[[], bool],
     window: int | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[R]:
-    """Yield the results of tasks as they end; the first failure is raised. ``window``: see ``parallel.Pool.run``."""
-    with closing(pool.run(function, tasks, window=window, stop=stop)) as outcomes:
+    """Yield the results of tasks as they end; the first failure is raised. For the rest see ``parallel.Pool.run``."""
+    with closing(pool.run(function, tasks, window=window, stop=stop, meanwhile=meanwhile)) as outcomes:
         for _, ended in outcomes:
             if isinstance(ended, Exception):
                 raise ended

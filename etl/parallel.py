@@ -102,17 +102,19 @@ class Pool:
         window: int | None = None,
         stop: Callable[[], bool] = lambda: False,
         throttle: Callable[[], bool] = lambda: False,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Generator[tuple[T, R | Exception], None, None]:
         """Yield (task, result or exception) as tasks end, in no fixed order.
 
         ``function`` is module-level, tasks are frozen values, results small. At most ``window`` tasks are in
         flight. Once ``stop`` says so nothing more is submitted, and what
-        is in flight is still yielded. While ``throttle`` says so, one task at a time is submitted.
+        is in flight is still yielded. While ``throttle`` says so, one task at a time is submitted. ``meanwhile`` is
+        called once, when the first tasks are in flight.
         """
         flying: dict[Future[R], T] = {}
         try:
             room = window or self.window
-            yield from self._run(function, deque(tasks), flying, lambda: 1 if throttle() else room, stop)
+            yield from self._run(function, deque(tasks), flying, lambda: 1 if throttle() else room, stop, meanwhile)
         finally:
             if flying:  # the caller has had enough: what is in flight would meet whatever it does next
                 self.kill()
@@ -124,10 +126,12 @@ class Pool:
         flying: "dict[Future[R], T]",
         limit: Callable[[], int],
         stop: Callable[[], bool],
+        meanwhile: Callable[[], None],
     ) -> Iterator[tuple[T, R | Exception]]:
         suspects = deque[T]()
-        retrying = False
         wait(self._warming)  # else a task would start yet another worker, and the two would be in each other's way
+        retrying = not stop() and self._fill(function, flying, waiting, suspects, limit())
+        meanwhile()
         while waiting or suspects or flying:
             if stop():
                 waiting.clear()

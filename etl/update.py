@@ -11,6 +11,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from psycopg import sql
+
 from etl import (
     apply,
     audit,
@@ -413,13 +415,14 @@ class _Update:
             self._ids = keys.register(self._connection, self._archetypes, self._powersets)
             new = sorted(uid for d in differences for uid, _, _ in d.new)
             self._connection.execute(db.query("register_named_powers"), {"uids": new})
-            self._create_staged(keys.entity_rows(self._archetypes, self._powersets, *self._ids))
+            touched = sum(len(getattr(difference, kind)) for difference in differences for kind in _KINDS)
+            is_small = touched <= _FEW_POWERS
+            self._create_staged(is_small)
             self._fill_touch(differences)
         rows = Counter[str]()
-        touched = sum(len(getattr(difference, kind)) for difference in differences for kind in _KINDS)
-        is_small = touched <= _FEW_POWERS
         tasks = list(self._stage_tasks(differences, 1 if is_small else self._pool.workers))
-        for counts in coordinator.collect(self._pool, work.stage, tasks, self._stop, 1 if is_small else None):
+        window = 1 if is_small else None
+        for counts in coordinator.collect(self._pool, work.stage, tasks, self._stop, window, self._stage_entities):
             rows.update(counts)
         self._judge_rejects()
         self._pool.close(wait=False)  # there is enough to do meanwhile
@@ -466,18 +469,22 @@ class _Update:
             "reject_paths": outcome.reject_paths(self._options.store, manifest, self._live.build, set_aside),
         }
 
-    def _create_staged(self, rows: keys.EntityRows) -> None:
-        for name in ("archetypes", "powersets", *self._tables):
-            self._connection.execute(
-                db.query(
-                    "create_staged",
-                    staged=db.identifier(self._live.schema, f"staged_{name}"),
-                    parent=db.identifier(ddl.home(self._connection, self._live.schema, name), name),
-                )
-            )
-        self._connection.execute(db.query("create_staged_reject", schema=self._schema))
-        self._connection.execute(db.query("stage_powers_to_touch", schema=self._schema))
-        keys.copy_entities(self._connection, self._live.schema, rows, "staged_")
+    def _create_staged(self, is_small: bool) -> None:
+        """Create the tables that rows are staged in; an unlogged one waits for the disk, which little WAL does not."""
+        kind = sql.SQL("" if is_small else "unlogged")
+        homes = ddl.homes(self._connection, self._live.schema, (*keys.ENTITY_TABLES, *self._tables))
+        with self._connection.pipeline():
+            for name, home in homes.items():
+                staged, parent = db.identifier(self._live.schema, f"staged_{name}"), db.identifier(home, name)
+                self._connection.execute(db.query("create_staged", kind=kind, staged=staged, parent=parent))
+            for statement in ("create_staged_reject", "stage_powers_to_touch"):
+                self._connection.execute(db.query(statement, kind=kind, schema=self._schema))
+
+    def _stage_entities(self) -> None:
+        """Stage archetypes and powersets, which the workers do not need."""
+        rows = keys.entity_rows(self._archetypes, self._powersets, *self._ids)
+        with self._connection.transaction():
+            keys.copy_entities(self._connection, self._live.schema, rows, "staged_")
 
     def _fill_touch(self, differences: list[Difference]) -> None:
         lines = [

@@ -744,13 +744,14 @@ join etl.build b on b.build = p.build
 where p.live_schema = %(schema)s;
 
 -- name: loaded_hashes
--- What a build holds of some powersets: uid, the digest of the record it came from, archetype, powerset.
+-- What a build holds of some powersets: uid, the digest of the record it came from, archetype, powerset. As a subquery,
+-- because the planner compares each value with each leaf, which for thousands takes longer than to look.
 select k.uid, p.source_hash, a.uid, s.uid
 from {schema}.powers p
 join etl.power_key k on k.id = p.id
 join etl.archetype_key a on a.id = p.archetype_id
 join etl.powerset_key s on s.id = p.powerset_id
-where p.powerset_id = any (%(powersets)s);
+where p.powerset_id = any (array(select unnest(%(powersets)s::integer[])));
 
 -- name: loaded_powersets
 -- The powersets that a build has powers of, with their archetypes.
@@ -768,7 +769,7 @@ where not exists (select from etl.power_key k where k.uid = wanted.uid);
 
 -- name: stage_powers_to_touch
 -- Which powers an update touches, and how.
-create unlogged table {schema}.staged_touch (
+create {kind} table {schema}.staged_touch (
     id bigint primary key,
     uid text not null,
     kind text not null,
@@ -788,7 +789,7 @@ join etl.powerset_key p on p.uid = wanted.powerset;
 
 -- name: create_staged
 -- Rows of the new records on their way into the published build.
-create unlogged table {staged} (like {parent} including defaults);
+create {kind} table {staged} (like {parent} including defaults);
 
 -- name: staged_exists
 select c.relname
@@ -870,7 +871,7 @@ select id from moved;
 
 -- name: find_equal
 -- Those staged rows of changed powers that the table has already; partition keys are in the condition for the plan's sake.
-create unlogged table {equal} as
+create temp table {equal} on commit drop as
 select s.id
 from {staged} s
 join {schema}.staged_touch t on t.id = s.power_id and t.kind = 'changed'
@@ -1052,7 +1053,7 @@ set input_digest = excluded.input_digest,
     created_at = clock_timestamp();
 
 -- name: create_staged_reject
-create unlogged table {schema}.staged_reject (like etl.reject);
+create {kind} table {schema}.staged_reject (like etl.reject);
 
 -- name: stage_reject
 -- A record that an update sets aside.

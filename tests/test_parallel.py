@@ -148,6 +148,30 @@ def test_under_pressure_tasks_come_one_after_another(tmp_path: Path) -> None:
     assert alone == [0] * 6
 
 
+def wait_for(marker: str) -> str:
+    """Wait until a file is there, for ten seconds at most; return its name."""
+    give_up = time.monotonic() + 10
+    while not Path(marker).exists() and time.monotonic() < give_up:
+        time.sleep(0.01)
+    return Path(marker).read_text()
+
+
+def test_what_is_done_meanwhile_is_done_once_while_tasks_are_in_flight(tmp_path: Path) -> None:
+    """The tasks wait for what it does; it is done also where there are no tasks."""
+    calls = []
+
+    def meanwhile() -> None:
+        calls.append(1)
+        (tmp_path / "mark").write_text("seen")
+
+    with parallel.Pool("process://2") as pool:
+        found = list(pool.run(wait_for, [str(tmp_path / "mark")] * 3, meanwhile=meanwhile))
+        none = list(pool.run(wait_for, [], meanwhile=meanwhile))
+
+    assert [outcome for _, outcome in found] == ["seen"] * 3
+    assert (none, len(calls)) == ([], 2)
+
+
 def test_ctrl_c_does_not_reach_a_worker_that_has_imported_polars() -> None:
     """Polars installs a handler, which would end the task, and with it the run, at the first Ctrl-C of the terminal."""
     try:

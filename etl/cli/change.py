@@ -1,5 +1,6 @@
 """The command that changes rows in the published build: update."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,31 +32,32 @@ def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: boo
     \b
     Example: etl update powers.json --dry-run
     """
-    from etl import config, dsn, parallel, splitter
+    from etl import config, dsn, parallel
 
     warm = pipeline.warming(given)
-    done = pipeline.with_progress(given, lambda report: splitter.run(pipeline.split_options(sources, given), report))
-    options = pipeline.load_options({**given, "tables": None}, split_id=done.manifest.split_id)
-    workers = {config.DSN_VARIABLE: dsn.resolve(options.dsn)}
-    with parallel.Pool(options.executor, workers) as pool, common.watch_signals() as stop:
-        if not dry_run:  # it gets ready while this process does, and compares
-            pool.warm("polars", "etl.transforms", "etl.staging", workers=1)
+    options = pipeline.load_options({**given, "tables": None})
+    with parallel.Pool(options.executor, {config.DSN_VARIABLE: dsn.resolve(options.dsn)}) as pool:
+        if not dry_run:  # it gets ready while this process does, splits and compares
+            pool.warm("polars", "etl.transforms.assemble", "etl.staging", workers=1)
         from etl import scope as scopes
+        from etl import splitter
         from etl import update as updating
 
-        scope = scopes.Scope(keep_missing=keep_missing)
-        result = pipeline.with_progress(
-            given,
-            lambda report: updating.update(
-                options,
-                scope,
-                report,
-                dry_run=dry_run,
-                confirm=lambda question: common.confirm(question, yes),
-                stop=stop,
-                pool=pool,
-            ),
-        )
+        split = pipeline.split_options(sources, given)
+        manifest = pipeline.with_progress(given, lambda report: splitter.run(split, report)).manifest
+        with common.watch_signals() as stop:
+            result = pipeline.with_progress(
+                given,
+                lambda report: updating.update(
+                    replace(options, split_id=manifest.split_id),
+                    scopes.Scope(keep_missing=keep_missing),
+                    report,
+                    dry_run=dry_run,
+                    confirm=lambda question: common.confirm(question, yes),
+                    stop=stop,
+                    pool=pool,
+                ),
+            )
     if result.generation:
         warm()
     show(result, given["as_json"])
