@@ -45,40 +45,47 @@ class Application:
     powerset_ids: Mapping[str, int]
 
 
-def apply(connection: db.Connection, job: Application) -> tuple[int, int]:
+def prepare(connection: db.Connection, job: Application) -> list[Leaf]:
+    """Do what needs the touched powers and the staged entities, but not the staged rows; return all leaves.
+
+    It is the beginning of the transaction that ``apply`` ends; ``job.lost_rejects`` may still be unknown.
+    """
+    leaves = [*job.leaves, *_add_leaves(connection, job)]
+    _note_what_readers_find_changed(connection, job)
+    if job.entities:
+        _upsert_entities(connection, job)
+    return leaves
+
+
+def apply(connection: db.Connection, job: Application, leaves: Sequence[Leaf]) -> tuple[int, int]:
     """Replace what was staged; return the new generation and the number of records that were set aside on the way.
 
+    ``leaves`` are those of ``prepare``, in the same transaction, which the caller commits.
+
     Raises:
-        MismatchError: after it, records would not be loaded + superseded + rejected; nothing has changed.
+        MismatchError: after it, records would not be loaded + superseded + rejected.
     """
     schema = db.identifier(job.schema)
-    with connection.transaction():
-        leaves = [*job.leaves, *_add_leaves(connection, job)]
-        _note_what_readers_find_changed(connection, job)
-        if job.entities:
-            _upsert_entities(connection, job)
-        if "powers" in job.tables:
-            connection.execute(db.query("keep_created_at", schema=schema))
-        grown = {name: _replace(connection, job.schema, name) for name in job.tables}
-        if "powers" in job.tables:
-            _follow(connection, job.schema)
-        if job.entities and job.remove_missing:
-            connection.execute(db.query("delete_missing_powersets", schema=schema))
-            connection.execute(db.query("delete_missing_archetypes", schema=schema))
-        if job.entities:
-            _renew_entity_receipts(connection, job)
-        rejected = _set_aside(connection, job)
-        _prove_sum(connection, job)
-        if job.whole:
-            leaves = _regrouped(job, leaves)
-        with connection.pipeline():
-            _renew_receipts(connection, job, leaves, grown)
-        for name, _ in ddl.views():
-            home = ddl.home(connection, job.schema, name)
-            connection.execute(db.query("refresh_view", relation=db.identifier(home, name)))
-        generation = _raise_generation(connection, job)
-        rename_build(connection, job, leaves)
-        drop_staged(connection, job.schema)
+    grown = {name: _replace(connection, job.schema, name) for name in job.tables}
+    if "powers" in job.tables:
+        _follow(connection, job.schema)
+    if job.entities and job.remove_missing:
+        connection.execute(db.query("delete_missing_powersets", schema=schema))
+        connection.execute(db.query("delete_missing_archetypes", schema=schema))
+    if job.entities:
+        _renew_entity_receipts(connection, job)
+    rejected = _set_aside(connection, job)
+    _prove_sum(connection, job)
+    if job.whole:
+        leaves = _regrouped(job, leaves)
+    with connection.pipeline():
+        _renew_receipts(connection, job, leaves, grown)
+    for name, _ in ddl.views():
+        home = ddl.home(connection, job.schema, name)
+        connection.execute(db.query("refresh_view", relation=db.identifier(home, name)))
+    generation = _raise_generation(connection, job)
+    rename_build(connection, job, leaves)
+    drop_staged(connection, job.schema)
     return generation, rejected
 
 
@@ -168,7 +175,7 @@ def _replace(connection: db.Connection, schema: str, name: str) -> Counter[tuple
     rows = connection.execute(db.query("columns_of"), {"schema": schema, "name": name}).fetchall()
     columns = [column for (column,) in rows]
     if name == "powers":
-        gone = db.query("delete_touched", schema=home, relation=relation, key=key)
+        gone = db.query("delete_touched_powers", schema=home, relation=relation)
     else:
         gone = _keep_equal(connection, schema, name, columns)
     for archetype, powerset, count in connection.execute(gone).fetchall():

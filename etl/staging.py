@@ -1,5 +1,6 @@
 """The workers' part of an update: what differs, and the rows of what differs on their way into the published build."""
 
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -11,9 +12,6 @@ from etl.plan import Difference, DiffTask, NamesTask, StageTask
 from etl.store import manifest as manifests
 from etl.store import parts
 from etl.store import rejects as split_rejects
-
-# In the order of the store's schema.
-_ORDERED = ("uid", "ordinal", "archetype", "powerset", "digest")
 
 
 def difference(task: DiffTask) -> Difference:
@@ -65,12 +63,16 @@ def lost_names(task: NamesTask) -> tuple[str, ...]:
 
 def _records(task: DiffTask, manifest: Manifest) -> Iterator[tuple[tuple[str, str, str], bytes]]:
     """Yield ((uid, archetype, powerset), digest) of the task's records."""
-    names = ("uid", "archetype", "powerset", "digest", "ordinal")
-    for batch in parts.read_runs(task.store, manifest, _partitions(manifest, task.partitions), _ORDERED):
-        columns = (batch.column(name).to_pylist() for name in names)
-        for uid, archetype, powerset, digest, ordinal in zip(*columns, strict=True):
+    names = ["uid", "ordinal", "archetype", "powerset", "digest"]  # in the order of the store's schema
+    if not task.first_record:
+        names.remove("ordinal")
+    for batch in parts.read_runs(task.store, manifest, _partitions(manifest, task.partitions), names):
+        columns = {name: batch.column(name).to_pylist() for name in names}
+        ordinals = columns.get("ordinal") or itertools.repeat(0)
+        places = zip(columns["uid"], columns["archetype"], columns["powerset"], strict=True)
+        for place, digest, ordinal in zip(places, columns["digest"], ordinals, strict=False):
             if ordinal >= task.first_record:
-                yield (uid, archetype, powerset), digest
+                yield place, digest
 
 
 def _partitions(manifest: Manifest, wanted: tuple[tuple[str, str], ...]) -> list[Partition]:

@@ -7,8 +7,10 @@ never blocked: they see the state before or the state after.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from psycopg import sql
@@ -271,13 +273,14 @@ class _Update:
         self._skipped = 0
         self._ids: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._lost_rejects: tuple[str, ...] = ()
+        self._leaves: list[Leaf] = []
         self._entities_wanted = not scope.tables or bool({"archetypes", "powersets"} & set(scope.tables))
         self._tables = [n for n in tables.LEAF_TABLES if not scope.tables or n in scope.tables]
 
     def run(self, dry_run: bool, confirm: Callable[[str], None], memory: metrics.PeakMemory) -> UpdateResult:
         """Compare, stage, apply; say what was done."""
         self._clock.lap("start")
-        differences = self._timed("compare", self._compare)
+        differences = self._timed("compare", lambda: self._compare(dry_run))
         result = self._result(differences, dry_run)
         if dry_run:
             return result
@@ -295,10 +298,12 @@ class _Update:
             kind="update",
         )
         try:
-            rows = self._timed("stage", lambda: self._stage(differences))
-            self._timed("check", self._check_parts)
-            job = self._application(run)
-            generation, rejected = self._timed("apply", lambda: apply.apply(self._connection, job))
+            self._timed("register", lambda: self._register(differences))
+            with self._connection.transaction():  # what needs no staged rows is done while the workers stage them
+                rows = self._timed("stage", lambda: self._stage(differences, run))
+                self._timed("check", self._check_parts)
+                generation, rejected = self._timed("apply", lambda: self._apply(run))
+            self._clock.lap("apply")
         except BaseException as error:
             ledger.fail(self._connection, run, error, self._clock.seconds, memory.peak_bytes)
             raise
@@ -323,11 +328,12 @@ class _Update:
             return f"etl load --from-record {self._scope.first_record}"
         return "run the same command again"
 
-    def _compare(self) -> list[Difference]:
-        """Return the differences, per group of powersets."""
+    def _compare(self, dry_run: bool) -> list[Difference]:
+        """Return the differences, per group of powersets; make the tables meanwhile that their rows are staged in."""
         wanted = self._candidates()
         sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
-        pool = self._workers_if(sum(sizes.get(pair, 0) for pair in wanted) > _TASK_BYTES)
+        is_little = sum(sizes.get(pair, 0) for pair in wanted) <= _TASK_BYTES
+        pool = self._pool if not is_little else self._here()
         tasks = [
             DiffTask(
                 schema=self._live.schema,
@@ -339,7 +345,19 @@ class _Update:
             )
             for partitions in _pieces(wanted, lambda pair: sizes.get(pair, 0), pool.workers)
         ]
-        found = list(coordinator.collect(pool, work.difference, tasks, self._stop))
+
+        def compare(meanwhile: Callable[[], None] = lambda: None) -> list[Difference]:
+            return list(coordinator.collect(pool, work.difference, tasks, self._stop, meanwhile=meanwhile))
+
+        if dry_run:
+            found = compare()
+        elif is_little:
+            with ThreadPoolExecutor(1) as aside:
+                comparing = aside.submit(compare)
+                self._create_staged("")
+                found = comparing.result()
+        else:
+            found = compare(lambda: self._create_staged("unlogged"))
         if self._scope.keep_missing:
             found = [replace(difference, gone=()) for difference in found]
         return found
@@ -359,10 +377,8 @@ class _Update:
         self._skipped = sum(p.rows for pair, p in now.items() if self._in_scope(pair) and pair not in chosen)
         return wanted
 
-    def _workers_if(self, there_is_much_to_do: bool) -> parallel.Pool:
-        """Return the workers, or this process where they would take longer to start than the work itself takes."""
-        if there_is_much_to_do:
-            return self._pool
+    def _here(self) -> parallel.Pool:
+        """Return this process as a worker, for what takes less time than the workers take to start."""
         return parallel.Pool("inline://", {config.DSN_VARIABLE: self._dsn})
 
     def _in_scope(self, pair: tuple[str, str]) -> bool:
@@ -401,28 +417,31 @@ class _Update:
     def _nothing(self, result: UpdateResult) -> UpdateResult:
         """Let the build be named after the split that it is equal to."""
         self._pool.kill()  # the worker is still getting ready
+        apply.drop_staged(self._connection, self._live.schema)
         if self._scope.is_whole and self._live.split_id != self._manifest.split_id:
             with self._connection.transaction():
                 self._ids = keys.register(self._connection, self._archetypes, self._powersets)
                 apply.rename_build(self._connection, self._application(0), self._live.leaves)
         return result
 
-    def _stage(self, differences: list[Difference]) -> dict[str, int]:
-        """Register what is new and stage the rows of all that is touched; return the rows per table."""
-        apply.drop_staged(self._connection, self._live.schema)
+    def _register(self, differences: list[Difference]) -> None:
+        """Give ids to what is new, and note which powers are touched."""
         with self._connection.transaction():
             self._connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
             self._ids = keys.register(self._connection, self._archetypes, self._powersets)
             new = sorted(uid for d in differences for uid, _, _ in d.new)
             self._connection.execute(db.query("register_named_powers"), {"uids": new})
-            touched = sum(len(getattr(difference, kind)) for difference in differences for kind in _KINDS)
-            is_small = touched <= _FEW_POWERS
-            self._create_staged(is_small)
             self._fill_touch(differences)
+
+    def _stage(self, differences: list[Difference], run: int) -> dict[str, int]:
+        """Stage the rows of all that is touched; return the rows per table."""
         rows = Counter[str]()
+        touched = sum(len(getattr(difference, kind)) for difference in differences for kind in _KINDS)
+        is_small = touched <= _FEW_POWERS
         tasks = list(self._stage_tasks(differences, 1 if is_small else self._pool.workers))
         window = 1 if is_small else None
-        for counts in coordinator.collect(self._pool, work.stage, tasks, self._stop, window, self._stage_entities):
+        prepare = partial(self._prepare, run)
+        for counts in coordinator.collect(self._pool, work.stage, tasks, self._stop, window, prepare):
             rows.update(counts)
         self._judge_rejects()
         self._pool.close(wait=False)  # there is enough to do meanwhile
@@ -436,7 +455,7 @@ class _Update:
         """
         where = {"store": self._options.store, "split_id": self._manifest.split_id}
         tasks = [CheckTask(part=part, **where) for part in self._manifest.parts]
-        pool = self._workers_if(sum(task.part.bytes for task in tasks) > _TASK_BYTES)
+        pool = self._pool if sum(task.part.bytes for task in tasks) > _TASK_BYTES else self._here()
         for _ in coordinator.collect(pool, work.check_part, tasks, self._stop):
             pass
 
@@ -469,22 +488,25 @@ class _Update:
             "reject_paths": outcome.reject_paths(self._options.store, manifest, self._live.build, set_aside),
         }
 
-    def _create_staged(self, is_small: bool) -> None:
-        """Create the tables that rows are staged in; an unlogged one waits for the disk, which little WAL does not."""
-        kind = sql.SQL("" if is_small else "unlogged")
+    def _create_staged(self, kind: str) -> None:
+        """Create the tables that rows are staged in: "unlogged" ones wait for the disk, others cost WAL."""
+        apply.drop_staged(self._connection, self._live.schema)
         homes = ddl.homes(self._connection, self._live.schema, (*keys.ENTITY_TABLES, *self._tables))
-        with self._connection.pipeline():
+        with self._connection.transaction(), self._connection.pipeline():
             for name, home in homes.items():
                 staged, parent = db.identifier(self._live.schema, f"staged_{name}"), db.identifier(home, name)
-                self._connection.execute(db.query("create_staged", kind=kind, staged=staged, parent=parent))
+                self._connection.execute(db.query("create_staged", kind=sql.SQL(kind), staged=staged, parent=parent))
             for statement in ("create_staged_reject", "stage_powers_to_touch"):
-                self._connection.execute(db.query(statement, kind=kind, schema=self._schema))
+                self._connection.execute(db.query(statement, kind=sql.SQL(kind), schema=self._schema))
 
-    def _stage_entities(self) -> None:
-        """Stage archetypes and powersets, which the workers do not need."""
+    def _prepare(self, run: int) -> None:
+        """Stage archetypes and powersets, which the workers do not need, and bring them up."""
         rows = keys.entity_rows(self._archetypes, self._powersets, *self._ids)
-        with self._connection.transaction():
-            keys.copy_entities(self._connection, self._live.schema, rows, "staged_")
+        keys.copy_entities(self._connection, self._live.schema, rows, "staged_")
+        self._leaves = apply.prepare(self._connection, self._application(run))
+
+    def _apply(self, run: int) -> tuple[int, int]:
+        return apply.apply(self._connection, self._application(run), self._leaves)
 
     def _fill_touch(self, differences: list[Difference]) -> None:
         lines = [

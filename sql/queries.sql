@@ -822,15 +822,6 @@ where k.uid = any (%(uids)s)
       )
   );
 
--- name: keep_created_at
--- A power that changes keeps the time it first came.
-update {schema}.staged_powers s
-set created_at = p.created_at
-from {schema}.powers p
-where p.id = s.id
-  and p.powerset_id = s.powerset_id
-  and p.archetype_id = s.archetype_id;
-
 -- name: upsert_archetypes
 -- Entities that are new or differ.
 insert into {schema}.archetypes as a ({columns})
@@ -905,6 +896,24 @@ with deleted as (
     using {schema}.staged_touch t
     where r.{key} = t.id
     returning t.archetype_id, t.powerset_id
+)
+select archetype_id, powerset_id, count(*)
+from deleted
+group by 1, 2;
+
+-- name: delete_touched_powers
+-- The same of powers; those that come again keep the time they first came.
+with deleted as (
+    delete from {relation} r
+    using {schema}.staged_touch t
+    where r.id = t.id
+    returning r.id, r.created_at, t.archetype_id, t.powerset_id
+),
+kept as (
+    update {schema}.staged_powers s
+    set created_at = d.created_at
+    from deleted d
+    where d.id = s.id
 )
 select archetype_id, powerset_id, count(*)
 from deleted

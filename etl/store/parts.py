@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.ipc
 
 from etl import storage
@@ -197,18 +196,20 @@ def _by_powerset(batch: pa.RecordBatch) -> tuple[pa.Array, list[tuple[tuple[str,
 
     The powersets are numbered, and their numbers sorted: no Python object is made for a row.
     """
+    import pyarrow.compute as pc
+
     powersets = batch.column("powerset").dictionary_encode()
     archetypes = batch.column("archetype")
-    counts = pyarrow.compute.value_counts(powersets.indices)
+    counts = pc.value_counts(powersets.indices)
     rows = dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
     names = powersets.dictionary.to_pylist()
-    firsts = pyarrow.compute.index_in(pa.array(range(len(names)), pa.int32()), powersets.indices)
+    firsts = pc.index_in(pa.array(range(len(names)), pa.int32()), powersets.indices)
     keys = [(archetypes[first].as_py(), name) for name, first in zip(names, firsts.to_pylist(), strict=True)]
     ranked = sorted(range(len(keys)), key=keys.__getitem__)
     ranks = array("i", ranked)
     for rank, number in enumerate(ranked):
         ranks[number] = rank
-    order = pyarrow.compute.array_sort_indices(columns.numbers(pa.int32(), ranks).take(powersets.indices))
+    order = pc.array_sort_indices(columns.numbers(pa.int32(), ranks).take(powersets.indices))
     return order, [(keys[number], rows[number]) for number in ranked]
 
 
@@ -328,5 +329,7 @@ def with_ordinals(batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
     """Return the batch with ``first`` added to its ordinals, which count from the range's first record."""
     if not first:
         return batch
+    import pyarrow.compute as pc  # a twentieth of a second, which reading other columns does without
+
     index = batch.schema.get_field_index("ordinal")
-    return batch.set_column(index, batch.schema.field(index), pyarrow.compute.add(batch.column(index), first))
+    return batch.set_column(index, batch.schema.field(index), pc.add(batch.column(index), first))
