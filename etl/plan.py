@@ -149,13 +149,17 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTask:
-    """Some partitions, as (archetype, powerset) pairs, of which the touched powers' rows are to be staged."""
+    """Some partitions, as (archetype, powerset) pairs, of which the touched powers' rows are to be staged.
+
+    ``power_order`` is the position of powers in their sets' own lists.
+    """
 
     schema: str
     store: str
     split_id: str
     build: int
     partitions: tuple[tuple[str, str], ...]
+    power_order: Mapping[str, int]
     tables: tuple[str, ...]
     batch_rows: int
     batch_bytes: int

@@ -116,17 +116,17 @@ def _context(connection: db.Connection, task: StageTask) -> LeafContext:
     sets: dict[str, int] = dict(found.fetchall())
     archetypes: dict[str, int] = dict(known.fetchall())
     numbers = {"powersets": list(sets.values())}
-    with connection.pipeline():
-        ids = connection.execute(db.query("touched_ids", schema=schema), numbers)
-        ordered = connection.execute(db.query("staged_order", schema=schema), numbers)
-    powers: dict[str, int] = dict(ids.fetchall())
-    order = {uid: position for (members,) in ordered for position, uid in enumerate(members)}
+    powers: dict[str, int] = dict(connection.execute(db.query("touched_ids", schema=schema), numbers).fetchall())
 
     def resolve(wanted: list[str]) -> dict[str, int]:
         return dict(connection.execute(db.query("resolve_after_update", schema=schema), {"uids": wanted}).fetchall())
 
     return LeafContext(
-        archetype_ids=archetypes, powerset_ids=sets, power_ids=powers, power_order=order, resolve=resolve
+        archetype_ids=archetypes,
+        powerset_ids=sets,
+        power_ids=powers,
+        power_order=task.power_order,
+        resolve=resolve,
     )
 
 

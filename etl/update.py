@@ -525,12 +525,15 @@ class _Update:
         touched = {name[1:] for d in differences for kind in (d.changed, d.new, d.renewed) for name in kind}
         sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
         for pairs in _pieces(sorted(touched), sizes.__getitem__, workers):
+            mine = {powerset for _, powerset in pairs}
+            lists = sorted((e["full_name"], e.get("power_order") or ()) for e in self._powersets if e["uid"] in mine)
             yield StageTask(
                 schema=self._live.schema,
                 store=self._options.store,
                 split_id=self._manifest.split_id,
                 build=self._live.build,
                 partitions=pairs,
+                power_order={uid: position for _, members in lists for position, uid in enumerate(members)},
                 tables=tuple(self._tables),
                 batch_rows=self._options.batch_rows,
                 batch_bytes=coordinator.batch_bytes(self._options, workers),

@@ -802,13 +802,6 @@ where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
 -- The powers that this update touches, of some sets.
 select uid, id from {schema}.staged_touch where powerset_id = any (%(powersets)s);
 
--- name: staged_order
--- The members of each set in the order of the new source's own list.
-select s.power_order
-from {schema}.staged_powersets s
-where s.id = any (%(powersets)s)
-order by s.full_name;
-
 -- name: resolve_after_update
 -- Those of the named powers that the build has once the update is done.
 select k.uid, k.id

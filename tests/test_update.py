@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,42 @@ def test_an_update_gives_the_tables_of_a_fresh_load(base, split, dsn, empty_dsn)
         n: i for n, i in before.items() if n not in names["gone"]
     }
     assert not names["gone"] & set(now)
+
+
+@pytest.mark.parametrize("executor", ["inline://", "process://2"])
+def test_the_order_of_a_set_s_own_list_is_that_of_a_fresh_load(executor, tmp_path: Path, dsn, empty_dsn) -> None:
+    """For powers that change, that come, and that stay while only the list of their set changes."""
+    generate.generate("cod", 200, 5, tmp_path / "all.json")
+    records = records_of(tmp_path / "all.json")
+    sets: dict[str, list[str]] = {}
+    for record in records:
+        sets.setdefault(record["full_name"].rpartition(".")[0], []).append(record["full_name"])
+    (one, members), (other, others) = sorted(sets.items(), key=lambda item: -len(item[1]))[:2]
+    changed = json.loads(json.dumps(records))
+    next(record for record in changed if record["full_name"] == members[1])["accuracy"] = 1.75
+    new = json.loads(json.dumps(next(record for record in records if record["full_name"] == members[0])))
+    new["full_name"] = f"{one}.Quite_New"
+    lists = {**sets, one: [members[-1], new["full_name"], *members[:-1]], other: others[::-1]}
+    store, splits = str(tmp_path / "store"), []
+    for name, powers, orders in (("old", records, sets), ("new", [*changed, new], lists)):
+        entities = [
+            {"key": key.lower(), "name": key.partition(".")[2], "display_name": key, "power_names": order}
+            for key, order in orders.items()
+        ]
+        (tmp_path / f"{name}.powers.json").write_text(json.dumps(powers))
+        (tmp_path / f"{name}.powersets.json").write_text(json.dumps(entities))
+        splits.append(etl.split(str(tmp_path / f"{name}.powers.json"), store=store, executor="inline://").split_id)
+    old, new_split = (config.LoadOptions(store=store, split_id=split_id, executor=executor) for split_id in splits)
+    coordinator.load(replace(old, dsn=dsn))
+    update.update(replace(new_split, dsn=dsn), Scope())
+    coordinator.load(replace(old, dsn=empty_dsn))
+    coordinator.load(replace(new_split, dsn=empty_dsn))
+    with psycopg.connect(dsn) as connection:
+        query = "select internal_name from game.powers where internal_name like %s order by display_order"
+        found = [name for (name,) in connection.execute(query, (f"{one}.%",))]
+
+    assert found == lists[one]
+    assert checksums(dsn) == checksums(empty_dsn)
 
 
 def test_the_change_log_names_the_powers_of_each_update(base, split, dsn) -> None:
@@ -295,6 +332,22 @@ def test_a_stopped_update_leaves_nothing_and_goes_on(base, split, dsn) -> None:
     with psycopg.connect(dsn) as connection:
         left = connection.execute("select relname from pg_class where relname like 'staged%'").fetchall()
     assert left == []
+
+
+@pytest.mark.parametrize("phase", ["stage", "apply"])
+def test_an_update_that_is_stopped_changes_nothing(phase: str, base, split, dsn) -> None:
+    """Also where the signal comes while the rows are being replaced."""
+    coordinator.load(at(split(base), dsn))
+    before = checksums(dsn)
+    options = at(split(changed_source(base)[0]), dsn)
+    seen: list[str] = []
+    with pytest.raises(Interrupted, match="nothing has changed"):
+        update.update(options, Scope(), lambda event: seen.append(event.phase), stop=lambda: phase in seen)
+
+    assert seen[-1] == phase
+    assert checksums(dsn) == before
+    assert update.update(options, Scope()).generation == 2
+    assert checksums(dsn) != before
 
 
 def test_a_part_that_changes_while_it_is_read_stops_the_update(base, split, dsn) -> None:
