@@ -93,7 +93,7 @@ def open_connection(dsn: str, *, name: str) -> Connection:
     own = {key: value for key, value in own.items() if key not in given}
     connection = psycopg.connect(dsn, autocommit=True, application_name=name, **own)
     try:
-        connection.execute(query("end_with_client"))
+        connection.execute(query("prepare_session"))
     except BaseException:
         connection.close()
         raise

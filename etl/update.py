@@ -8,11 +8,12 @@ never blocked: they see the state before or the state after.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import psycopg
 from psycopg import sql
 
 from etl import (
@@ -280,11 +281,16 @@ class _Update:
     def run(self, dry_run: bool, confirm: Callable[[str], None], memory: metrics.PeakMemory) -> UpdateResult:
         """Compare, stage, apply; say what was done."""
         self._clock.lap("start")
-        differences = self._timed("compare", lambda: self._compare(dry_run))
-        result = self._result(differences, dry_run)
-        if dry_run:
-            return result
-        self._ask(result, confirm)
+        try:
+            differences = self._timed("compare", lambda: self._compare(dry_run))
+            result = self._result(differences, dry_run)
+            if dry_run:
+                return result
+            self._ask(result, confirm)
+        except BaseException:
+            with suppress(psycopg.Error):
+                apply.drop_staged(self._connection, self._live.schema)
+            raise
         self._clock.lap("question")
         if not (result.changed or result.new or result.gone or result.renewed) and self._entities_equal():
             return self._nothing(result)
@@ -353,9 +359,9 @@ class _Update:
             found = compare()
         elif is_little:
             with ThreadPoolExecutor(1) as aside:
-                comparing = aside.submit(compare)
-                self._create_staged("")
-                found = comparing.result()
+                created = aside.submit(self._create_staged, "")
+                found = compare()
+                created.result()
         else:
             found = compare(lambda: self._create_staged("unlogged"))
         if self._scope.keep_missing:
@@ -526,7 +532,7 @@ class _Update:
         sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
         for pairs in _pieces(sorted(touched), sizes.__getitem__, workers):
             mine = {powerset for _, powerset in pairs}
-            lists = sorted((e["full_name"], e.get("power_order") or ()) for e in self._powersets if e["uid"] in mine)
+            lists = sorted((e["uid"], e.get("power_order") or ()) for e in self._powersets if e["uid"] in mine)
             yield StageTask(
                 schema=self._live.schema,
                 store=self._options.store,

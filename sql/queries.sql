@@ -224,11 +224,12 @@ join {schema}.power_directory d on d.id = k.id
 where k.uid = any (%(uids)s);
 
 -- name: power_order
--- The members of each set in the order of the source's own list.
+-- The members of each set in the order of the source's own list; where two lists have a power, the later name counts.
 select s.power_order
 from {schema}.powersets s
+join etl.powerset_key k using (id)
 where s.id = any (%(powersets)s)
-order by s.full_name;
+order by k.uid collate "C";
 
 -- name: receipts
 -- What is done of a build: table, leaf, digest of the input, version, rows.
@@ -1219,12 +1220,19 @@ where live_schema = %(schema)s
   and to_regnamespace(quote_ident(live_schema || '_b' || build)) is not null
 order by build;
 
--- name: end_with_client
--- A statement ends soon after its client is gone (Linux servers), so that a killed run holds no lock for long.
-select set_config('client_connection_check_interval', '500ms', false)
+-- name: prepare_session
+-- For the session: a statement ends soon after its client is gone (Linux servers), so that a killed run holds no lock for
+-- long; each sees what others have committed by then, whatever the server's default is; and a transaction may wait for
+-- workers, or for what is computed between two statements, without passing for idle.
+select set_config(name, wanted.value, false)
 from pg_settings
-where name = 'client_connection_check_interval'
-  and version() ~ 'linux';
+join (
+    values ('client_connection_check_interval', '500ms', version() ~ 'linux'),
+           ('default_transaction_isolation', 'read committed', true),
+           ('idle_in_transaction_session_timeout', '0', true),
+           ('transaction_timeout', '0', true)
+) as wanted (name, value, fits) using (name)
+where wanted.fits;
 
 -- name: lock_build_session
 -- A worker's sign that it is at work on a build, held by the session: CREATE INDEX CONCURRENTLY has no transaction.
@@ -1267,10 +1275,6 @@ select pg_export_snapshot();
 -- name: import_snapshot
 -- The first statement of a transaction.
 set transaction snapshot {snapshot};
-
--- name: wait_idle
--- For the rest of the transaction: a session that waits for its workers is not idle.
-select set_config('idle_in_transaction_session_timeout', '0', true);
 
 -- name: published_build
 -- The build that counts, with the split that it is a function of.

@@ -99,7 +99,7 @@ left join {schema}.powersets s on s.id = %(powerset)s;
 -- name: read_powerset_in_place
 -- The powers of a set by level, a row each: sent while the next is made, and without the names that all have. With one of
 -- them comes what holds of all: state, last change, how many powers the directory has (not these: the places were out of
--- date), names of the set, names of the archetypes. A set without powers is that row alone.
+-- date), names of the set, names of the archetypes. A set without powers is that row alone; none is no set.
 with head as materialized (
     select (select min(d.id) from {schema}.power_directory d where d.powerset_id = %(powerset)s) as one,
            json_build_array(
@@ -120,7 +120,7 @@ with head as materialized (
                )
            ) as told
     from {schema}.generation l
-    left join {schema}.powersets s on s.id = %(powerset)s
+    join {schema}.powersets s on s.id = %(powerset)s
 )
 select case when p.id is not distinct from h.one then h.told end, json_build_array({columns})
 from head h

@@ -350,6 +350,42 @@ def test_an_update_that_is_stopped_changes_nothing(phase: str, base, split, dsn)
     assert checksums(dsn) != before
 
 
+def test_the_server_s_defaults_for_transactions_do_not_matter(base, split, dsn) -> None:
+    """An update's last one sees what workers commit while it runs, and may wait for them."""
+    coordinator.load(at(split(base), dsn))
+    options = replace(at(split(changed_source(base)[0]), dsn), executor="process://2")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        name = connection.info.dbname
+        for setting in (
+            "default_transaction_isolation = 'repeatable read'",
+            "idle_in_transaction_session_timeout = 100",
+        ):
+            connection.execute(f'alter database "{name}" set {setting}')  # type: ignore[call-overload]
+    result = update.update(options, Scope())
+
+    assert (len(result.changed), len(result.new), result.generation) == (3, 2, 2)
+    assert len(ids(dsn)) == RECORDS
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_nothing_staged_is_left_where_nothing_was_begun(refused: bool, base, split, dsn) -> None:
+    """Neither after a question that was answered with no, nor where nothing differed."""
+    coordinator.load(at(split(base), dsn))
+
+    def refuse(_: str) -> None:
+        raise UsageError("nothing was done")
+
+    if refused:
+        with pytest.raises(UsageError, match="nothing was done"):
+            update.update(at(split(base[: RECORDS // 2]), dsn), Scope(), confirm=refuse)
+    else:
+        update.update(at(split(base[::-1]), dsn), Scope())
+    with psycopg.connect(dsn) as connection:
+        found = connection.execute("select relname from pg_class where relname like 'staged%'").fetchall()
+
+    assert found == []
+
+
 def test_a_part_that_changes_while_it_is_read_stops_the_update(base, split, dsn) -> None:
     """What was proven before it was read may have passed for data since; nobody sees any of it."""
     coordinator.load(at(split(base), dsn))

@@ -3,16 +3,12 @@
 A command's module is imported when the command is called, so that ``etl --help`` stays quick.
 """
 
-import atexit
-import contextlib
 import importlib
 import logging
-import os
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
 
 import click
 
@@ -88,26 +84,6 @@ def cli(verbose: int) -> None:
 
 
 def main() -> None:
-    """Run the command line; the entry point of the console script."""
-    ending: list[int] = []
-    atexit.register(_leave, ending)
-    try:
-        _run()
-    except SystemExit as ended:
-        ending.append(int(ended.code or 0))
-        raise
-
-
-def _leave(ending: Sequence[int]) -> None:
-    """End the process, after all else that is done at its end: what was imported need not be taken down piece by piece."""
-    with contextlib.suppress(OSError):  # a reader that is gone: Python says so
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if ending:
-            os._exit(ending[0])
-
-
-def _run() -> None:
     """Run the command line; always ends by SystemExit."""
     signal.signal(signal.SIGTERM, _terminate)
     try:

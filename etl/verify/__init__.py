@@ -178,7 +178,6 @@ def _look(case: _Case, where: str, executor: str, progress: Progress | None, sto
 
 def _work(case: _Case, pool: parallel.Pool, progress: Progress | None, stop: Callable[[], bool]) -> None:
     """Let workers compare the leaves, the directory and the entities."""
-    case.connection.execute(db.query("wait_idle"))
     row = case.connection.execute(db.query("export_snapshot")).fetchone()
     snapshot = str(row[0]) if row else ""
     total, done = sum(leaf.rows for leaf in case.leaves), 0

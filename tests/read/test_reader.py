@@ -136,6 +136,8 @@ def test_powers_of_a_set_are_those_that_come_by_id(game: Game, new_reader: Maker
     assert len({power.archetype_name for power in powers}) == 2
     assert {power.id: power for power in powers} == new_reader().powers_by_id([power.id for power in powers])
     assert reader.powers(empty) == ()
+    game.rows("delete from game_b1.powersets where id = %s", empty)
+    assert new_reader().powers(empty) is None
 
 
 def test_a_list_that_lacks_the_name_of_an_archetype_is_garbage(game: Game, new_reader: Maker, some) -> None:
