@@ -78,6 +78,7 @@ class Pool:
         self._scheme, self.workers = parse(executor)
         self._environment = dict(environment or {})
         self._executor: Executor | None = None
+        self._started = 0  # as many workers as were warmed, else all
         self._warming: list[Future[None]] = []
 
     @property
@@ -114,6 +115,8 @@ class Pool:
         flying: dict[Future[R], T] = {}
         try:
             room = window or self.window
+            if self._executor is not None and self._started < min(room, self.workers):
+                self.close(wait=False)  # fewer were warmed than there is room for now
             yield from self._run(function, deque(tasks), flying, lambda: 1 if throttle() else room, stop, meanwhile)
         finally:
             if flying:  # the caller has had enough: what is in flight would meet whatever it does next
@@ -186,23 +189,27 @@ class Pool:
 
     def _get(self) -> Executor:
         if self._executor is None:
-            self._executor = self._start()
+            self._started = self._started or self.workers
+            self._executor = self._start(self._started)
         return self._executor
 
-    def _start(self) -> Executor:
+    def _start(self, workers: int) -> Executor:
         """Start the workers by spawn (forking after polars was imported deadlocks: pola-rs/polars#20255)."""
         if self._scheme == "inline":
             os.environ.update(self._environment)
             return InlineExecutor()
         os.environ.update({name: value for name, value in WORKER_ENVIRONMENT.items() if name not in os.environ})
         arguments = (os.getpid(), self._environment)
-        return ProcessPoolExecutor(self.workers, get_context("spawn"), initializer=_start_worker, initargs=arguments)
+        executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker, initargs=arguments)
+        # All start at the first task: where one dies while another is being started, CPython (3.11 to 3.13) loses its way.
+        executor._safe_to_dynamically_spawn_children = False  # type: ignore[attr-defined]
+        return executor
 
     def warm(self, *modules: str, workers: int | None = None) -> None:
         """Let workers, all unless told, start and import what their tasks need, while the caller goes on."""
         if self._scheme != "inline":
-            with _born_deaf():
-                self._warming = [self._get().submit(_import, modules) for _ in range(workers or self.workers)]
+            self._started = workers or self.workers
+            self._warming = [self._submit(_import, modules) for _ in range(self._started)]
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers that run now."""
@@ -214,11 +221,13 @@ class Pool:
         if self._executor is not None:
             self._executor.shutdown(wait=wait, cancel_futures=True)
             self._executor = None
+            self._started = 0
         self._warming.clear()
 
     def kill(self) -> None:
         """End the workers at once; whatever they had not committed is gone."""
         executor, self._executor = self._executor, None
+        self._started = 0
         self._warming.clear()
         if executor is None:
             return

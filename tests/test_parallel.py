@@ -1,5 +1,6 @@
 """Processes die; tasks do not get lost, and the guilty one is named."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -134,6 +135,37 @@ def test_a_pool_that_was_killed_while_it_got_ready_runs_again() -> None:
         for _ in range(3):
             pool.warm("json")
             pool.kill()
+            assert sorted(outcome for _, outcome in pool.run(square, range(3))) == [0, 1, 4]
+
+
+def test_a_pool_that_was_warmed_with_one_worker_grows_when_there_is_more_to_do() -> None:
+    """And stays with that one where one task at a time is wanted."""
+    with parallel.Pool("process://2") as pool:
+        pool.warm("json", workers=1)
+        (one,) = pool.pids()
+        assert [outcome for _, outcome in pool.run(square, [3], window=1)] == [9]
+        assert pool.pids() == [one]
+        assert sorted(outcome for _, outcome in pool.run(square, range(6))) == [0, 1, 4, 9, 16, 25]
+        assert len(pool.pids()) == 2
+        assert one not in pool.pids()
+
+
+def test_workers_that_are_killed_while_others_start_are_replaced() -> None:
+    """The pool breaks while processes of it are being started, at whatever point of that."""
+    for _ in range(10):
+        with parallel.Pool("process://6") as pool:
+
+            def kill_the_first(pool: parallel.Pool = pool) -> None:
+                give_up = time.monotonic() + 5
+                while not (pids := pool.pids()) and time.monotonic() < give_up:
+                    time.sleep(0.001)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pids[0], signal.SIGTERM)
+
+            killer = threading.Thread(target=kill_the_first)
+            killer.start()
+            pool.warm("json")
+            killer.join()
             assert sorted(outcome for _, outcome in pool.run(square, range(3))) == [0, 1, 4]
 
 
