@@ -6,9 +6,9 @@ Nested values are kept as the text they came as and decoded when asked for: each
 what others are given.
 """
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -30,11 +30,7 @@ class Power(msgspec.Struct, frozen=True, gc=False, rename={
     display_name: str
     description: str
     powerset_id: int
-    powerset_name: str
-    powerset_full_name: str
-    powerset_display_name: str
     archetype_id: int
-    archetype_name: str
     level_available: int
     power_type: str
     target_type: str
@@ -75,6 +71,11 @@ class Power(msgspec.Struct, frozen=True, gc=False, rename={
     short_help: str | None
     created_at: datetime
     updated_at: datetime
+    # The names around it come last, because a list of powers has them only once.
+    powerset_name: str
+    powerset_full_name: str
+    powerset_display_name: str
+    archetype_name: str
 
     def __hash__(self) -> int:
         """Return the hash of the id: the texts of nested values have none."""
@@ -141,20 +142,17 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _FIELDS = msgspec.structs.fields(Power)
-# A list of powers has these only once; the first three are neighbours, and what they name comes just before.
-_SET_NAMES = ("powerset_name", "powerset_full_name", "powerset_display_name")
-_OF_ALL = (*_SET_NAMES, "archetype_name")
+# So many fields, the last, are the same in all powers of a list, or of an archetype in it.
+_NAMES = 4
 
 
-def _struct(name: str, without: Collection[str] = ()) -> Any:
-    fields = [(field.name, field.type) for field in _FIELDS if field.name not in without]
-    return msgspec.defstruct(name, fields, array_like=True, gc=False)
+def _struct(name: str, fields: Sequence[msgspec.structs.FieldInfo]) -> Any:
+    return msgspec.defstruct(name, [(field.name, field.type) for field in fields], array_like=True, gc=False)
 
 
-_row = msgspec.json.Decoder(_struct("_Row"))
-_Member: Any = _struct("_Member", _OF_ALL)
+_row = msgspec.json.Decoder(_struct("_Row", _FIELDS))
+_Member: Any = _struct("_Member", _FIELDS[:-_NAMES])
 _list = msgspec.json.Decoder(tuple[tuple[str, str, str], dict[int, str], list[_Member]])
-_names_at = [field.name for field in _FIELDS].index(_SET_NAMES[0])
 
 
 def power(text: bytes) -> Power:
@@ -173,12 +171,10 @@ def powers(text: bytes) -> tuple[Power, ...]:
         msgspec.MsgspecError: it is no such list.
     """
     names, archetypes, members = _list.decode(text)
-    at, new = _names_at, cast("Any", Power)
+    new: Any = Power
+    fields = msgspec.structs.astuple
     try:
-        return tuple(
-            new(*values[:at], *names, values[at], archetypes[values[at]], *values[at + 1 :])
-            for values in map(msgspec.structs.astuple, members)
-        )
+        return tuple([new(*fields(member), *names, archetypes[member.archetype_id]) for member in members])
     except KeyError as error:
         raise msgspec.ValidationError(f"archetype {error} has no name") from None
 
