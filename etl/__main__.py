@@ -16,7 +16,8 @@ def main() -> None:
     try:
         run()
     except SystemExit as ended:
-        ending.append(int(ended.code or 0))
+        if ended.code is None or isinstance(ended.code, int):
+            ending.append(ended.code or 0)
         raise
 
 

@@ -78,7 +78,7 @@ class Pool:
         self._scheme, self.workers = parse(executor)
         self._environment = dict(environment or {})
         self._executor: Executor | None = None
-        self._started = 0  # as many workers as were warmed, else all
+        self._started = 0  # the workers of the executor: as many as were warmed first, else all
         self._warming: list[Future[None]] = []
 
     @property
@@ -201,14 +201,15 @@ class Pool:
         os.environ.update({name: value for name, value in WORKER_ENVIRONMENT.items() if name not in os.environ})
         arguments = (os.getpid(), self._environment)
         executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker, initargs=arguments)
-        # All start at the first task: where one dies while another is being started, CPython (3.11 to 3.13) loses its way.
+        # All start at the first task: where one dies while another is being started, CPython (3.11) loses its way.
         executor._safe_to_dynamically_spawn_children = False  # type: ignore[attr-defined]
         return executor
 
     def warm(self, *modules: str, workers: int | None = None) -> None:
         """Let workers, all unless told, start and import what their tasks need, while the caller goes on."""
         if self._scheme != "inline":
-            self._started = workers or self.workers
+            if self._executor is None:
+                self._started = workers or self.workers
             self._warming = [self._submit(_import, modules) for _ in range(self._started)]
 
     def pids(self) -> list[int]:

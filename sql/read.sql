@@ -97,7 +97,7 @@ from {schema}.generation l
 left join {schema}.powersets s on s.id = %(powerset)s;
 
 -- name: read_powerset_in_place
--- The powers of a set by level, a row each: sent while the next is made, and without the names that all have. With one of
+-- The powers of a set by level, a row each, not gathered into one value, and without the names that all have. With one of
 -- them comes what holds of all: state, last change, how many powers the directory has (not these: the places were out of
 -- date), names of the set, names of the archetypes. A set without powers is that row alone; none is no set.
 with head as materialized (
