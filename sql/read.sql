@@ -97,37 +97,33 @@ from {schema}.generation l
 left join {schema}.powersets s on s.id = %(powerset)s;
 
 -- name: read_powerset_in_place
--- The powers of a set by level, a row each, not gathered into one value, and without the names that all have. With one of
--- them comes what holds of all: state, last change, how many powers the directory has (not these: the places were out of
--- date), names of the set, names of the archetypes. A set without powers is that row alone; none is no set.
-with head as materialized (
-    select (select min(d.id) from {schema}.power_directory d where d.powerset_id = %(powerset)s) as one,
-           json_build_array(
-               l.generation,
-               l.base,
-               (
-                   select max(c.generation)
-                   from {schema}.powerset_changes c
-                   where c.powerset_id = %(powerset)s
-                     and c.generation > l.base
-               ),
-               (select count(*) from {schema}.power_directory d where d.powerset_id = %(powerset)s),
-               json_build_array(s.name, s.full_name, s.display_name),
-               (
-                   select coalesce(json_object_agg(a.id, a.name), '{{}}')
-                   from {schema}.archetypes a
-                   where a.id = any (%(archetypes)s)
-               )
-           ) as told
-    from {schema}.generation l
-    join {schema}.powersets s on s.id = %(powerset)s
-)
-select case when p.id is not distinct from h.one then h.told end, json_build_array({columns})
-from head h
-left join {schema}.powers p
-    on p.archetype_id = any (%(archetypes)s)
-   and p.powerset_id = %(powerset)s
-order by p.level_available, p.display_order, p.internal_name;
+-- The powers of a set, in no order: names of the set, names of its archetypes by id, and one array per column, which costs
+-- the server a quarter less than one per power. Beside them: state, last change, and how many powers the directory has: if
+-- not so many were found, the places were out of date.
+select l.generation, l.base,
+       (
+           select max(c.generation)
+           from {schema}.powerset_changes c
+           where c.powerset_id = %(powerset)s
+             and c.generation > l.base
+       ),
+       (select count(*) from {schema}.power_directory d where d.powerset_id = %(powerset)s),
+       s.id,
+       json_build_array(s.name, s.full_name, s.display_name),
+       (
+           select coalesce(json_object_agg(a.id, a.name), '{{}}')
+           from {schema}.archetypes a
+           where a.id = any (%(archetypes)s)
+       ),
+       m.*
+from {schema}.generation l
+left join {schema}.powersets s on s.id = %(powerset)s
+cross join (
+    select count(*), {columns}
+    from {schema}.powers p
+    where {condition}
+      and p.powerset_id = %(powerset)s
+) m;
 
 -- name: read_summary_of_powerset
 -- The build summary of a set by level, from the materialized view or from the join.
@@ -273,3 +269,7 @@ b.level_available <= %(level)s
 
 -- name: only_powers_of_archetype
 p.archetype_id = %(archetype)s
+
+-- name: only_powers_of_archetypes
+-- Of several: a prepared plan then looks into all leaves that may have the set, which takes longer than most sets.
+p.archetype_id = any (%(archetypes)s)

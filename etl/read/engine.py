@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 _TELL_S = 5.0
 _MOST_NAMES = 200_000
 # What the values in Redis are made of: raised with it, so that processes of two versions do not meet.
-_FORM = 3
+_FORM = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

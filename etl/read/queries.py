@@ -31,20 +31,6 @@ class _Identified(msgspec.Struct, array_like=True):
 _identified = msgspec.json.Decoder(_Identified)
 
 
-class _Told(msgspec.Struct, array_like=True):
-    """What comes with one power of a set and holds of all; the names are kept as they came."""
-
-    generation: int
-    base: int
-    changed: int | None
-    expected: int
-    names: msgspec.Raw
-    archetypes: msgspec.Raw
-
-
-_told = msgspec.json.Decoder(_Told)
-
-
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """JSON as it was in ``generation``, and has been since ``token``."""
@@ -64,7 +50,8 @@ class Queries:
         self._without_view = False
         self._trigrams: bool | None = None
         self._power_columns = _places(results.power_columns())
-        self._member_columns = _places(results.member_columns())
+        gathered = [sql.SQL("json_agg({})").format(sql.Identifier(*place)) for place in results.member_columns()]
+        self._member_columns = sql.SQL(", ").join(gathered)
         self._summary_columns = _columns([("b", name, name) for name in results.summary_columns()])
 
     def power(self, number: int) -> Loaded:
@@ -113,7 +100,7 @@ class Queries:
         return Loaded(generation, generation, full or own)
 
     def powerset(self, number: int) -> Loaded:
-        """Return the powers of a powerset by level, as the JSON that ``results.powers`` takes.
+        """Return the powers of a powerset, in no order, as the JSON that ``results.powers`` takes.
 
         Raises:
             DatabaseError: it moved each time it was read.
@@ -122,13 +109,16 @@ class Queries:
             generation, found, archetypes = self._database.ask("read_powerset_place", {"powerset": number})
             if found is None:
                 return Loaded(generation, generation, None)
-            values = {"powerset": number, "archetypes": archetypes or []}
-            rows = self._database.ask_rows("read_powerset_in_place", values, columns=self._member_columns)
-            told = next((_told.decode(text) for text, _ in rows if text is not None), None)
-            powers = [power for _, power in rows] if archetypes else []
-            if told is not None and told.expected == len(powers):  # else it moved between the two statements
-                body = b"[%b,%b,[%b]]" % (bytes(told.names), bytes(told.archetypes), b",".join(powers))
-                return Loaded(told.generation, max(told.base, told.changed or 0), body)
+            one = len(archetypes or ()) == 1
+            values = {"powerset": number, "archetype": archetypes[0] if one else None, "archetypes": archetypes or []}
+            condition = "only_powers_of_archetype" if one else "only_powers_of_archetypes"
+            holes = {"columns": self._member_columns, "condition": self._all_of([condition])}
+            row = self._database.ask("read_powerset_in_place", values, condition, **holes)
+            generation, base, changed, expected, found, names, of_archetypes, count, *columns = row
+            if found is not None and expected == count:  # else it moved between the two statements
+                members = [b"[", b",".join(columns), b"]"] if count else [b"null"]
+                body = b"".join([b"[", names, b",", of_archetypes, b",", *members, b"]"])
+                return Loaded(generation, max(base, changed or 0), body)
         raise DatabaseError(f"powerset {number} moved each of the {_TRIES} times that it was read", "ask again")
 
     def summary_of_powerset(self, number: int) -> Loaded:

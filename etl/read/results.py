@@ -1,12 +1,14 @@
 """What a reader answers with: frozen structs, one per power or line of the build summary.
 
-They encode to JSON as they are (``msgspec.json.encode``). Powers come from the server, and lie in Redis, as JSON arrays of
-their values, in the order of the fields: fifty names for each would be more to write, to send and to decode than those.
+They encode to JSON as they are (``msgspec.json.encode``). A power comes from the server, and lies in Redis, as a JSON array
+of its values, in the order of the fields: fifty names would be more to write, to send and to decode than those. The powers
+of a set come as an array per field.
 Nested values are kept as the text they came as and decoded when asked for: each time anew, so that nobody can change
 what others are given.
 """
 
-from collections.abc import Sequence
+import itertools
+import operator
 from datetime import datetime
 from typing import Any
 
@@ -142,17 +144,14 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _FIELDS = msgspec.structs.fields(Power)
-# So many fields, the last, are the same in all powers of a list, or of an archetype in it.
+# So many fields, the last, are the same in all powers of a set, or of an archetype in it.
 _NAMES = 4
 
-
-def _struct(name: str, fields: Sequence[msgspec.structs.FieldInfo]) -> Any:
-    return msgspec.defstruct(name, [(field.name, field.type) for field in fields], array_like=True, gc=False)
-
-
-_row = msgspec.json.Decoder(_struct("_Row", _FIELDS))
-_Member: Any = _struct("_Member", _FIELDS[:-_NAMES])
-_list = msgspec.json.Decoder(tuple[tuple[str, str, str], dict[int, str], list[_Member]])
+_row = msgspec.json.Decoder(msgspec.defstruct("_Row", [(f.name, f.type) for f in _FIELDS], array_like=True, gc=False))
+_Columns: Any = tuple[tuple(list[field.type] for field in _FIELDS[:-_NAMES])]  # type: ignore[name-defined, misc]  # made here
+_set = msgspec.json.Decoder(tuple[tuple[str, str, str], dict[int, str], _Columns | None])
+_ARCHETYPE = [field.name for field in _FIELDS].index("archetype_id")
+_order = operator.attrgetter("level_available", "display_order", "internal_name")
 
 
 def power(text: bytes) -> Power:
@@ -165,18 +164,25 @@ def power(text: bytes) -> Power:
 
 
 def powers(text: bytes) -> tuple[Power, ...]:
-    """Return the powers of a powerset: its three names, the names of archetypes by id, and ``member_columns`` of each power.
+    """Return the powers of a powerset by level: from its three names, the names of archetypes by id, and ``member_columns``.
+
+    Each column is an array with a value per power; instead of all of them null is no power.
 
     Raises:
         msgspec.MsgspecError: it is no such list.
     """
-    names, archetypes, members = _list.decode(text)
-    new: Any = Power
-    fields = msgspec.structs.astuple
+    names, archetypes, columns = _set.decode(text)
+    if columns is None:
+        return ()
+    if len(set(map(len, columns))) != 1:
+        raise msgspec.ValidationError("the columns of a powerset are not equally long")
     try:
-        return tuple([new(*fields(member), *names, archetypes[member.archetype_id]) for member in members])
+        of_archetypes = [archetypes[number] for number in columns[_ARCHETYPE]]
     except KeyError as error:
         raise msgspec.ValidationError(f"archetype {error} has no name") from None
+    found: list[Power] = list(map(Power, *columns, *map(itertools.repeat, names), of_archetypes))
+    found.sort(key=_order)
+    return tuple(found)
 
 
 def power_columns() -> list[tuple[str, str]]:

@@ -140,15 +140,22 @@ def test_powers_of_a_set_are_those_that_come_by_id(game: Game, new_reader: Maker
     assert new_reader().powers(empty) is None
 
 
-def test_a_list_that_lacks_the_name_of_an_archetype_is_garbage(game: Game, new_reader: Maker, some) -> None:
+def test_a_list_that_is_not_whole_is_garbage(game: Game, new_reader: Maker, some) -> None:
     """It may lie in Redis, under a key of ours."""
     reader = new_reader()
     assert reader.powers(some[2])
     body = reader._engine.queries.powerset(some[2]).body  # type: ignore[union-attr]
-    names, archetypes, powers = msgspec.json.decode(body)
+    names, archetypes, columns = msgspec.json.decode(body)
+    short = [columns[0][:-1], *columns[1:]]
 
-    assert len(results.powers(body)) == len(powers)
-    for rotten in ([names, {}, powers], [names[:2], archetypes, powers], [names, archetypes, [powers[0][:-1]]], powers):
+    assert len(results.powers(body)) == len(columns[0]) > 1
+    for rotten in (
+        [names, {}, columns],  # the archetype of all powers has no name
+        [names[:2], archetypes, columns],
+        [names, archetypes, columns[:-1]],
+        [names, archetypes, short],
+        columns,
+    ):
         with pytest.raises(msgspec.MsgspecError):
             results.powers(msgspec.json.encode(rotten))
 
