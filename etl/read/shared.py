@@ -21,6 +21,7 @@ from etl.errors import UsageError
 from etl.read import envelope
 from etl.read.breaker import Breaker
 from etl.read.envelope import Marks
+from etl.read.mget import ShortWay
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,6 +68,7 @@ class SharedTier:
             )
         except ValueError as error:
             raise UsageError(f"REDIS_URL cannot be understood: {error}", "redis://[:password@]host:6379/0") from None
+        self._short_way = ShortWay(self._client.connection_pool)
 
     def fetch(self, wanted: Sequence[Wanted]) -> tuple[list[tuple[bool, bytes] | None], Marks | None]:
         """Return, in one round trip, for each key (is there such a thing, its JSON), or None where nothing holds.
@@ -75,7 +77,7 @@ class SharedTier:
         """
         names = [name for one in wanted for name in ((one.key,) if one.key == one.absent else (one.key, one.absent))]
         asked = [self._name("all"), self._name("lists"), *map(self._name, names)]
-        found = self._try(lambda: mget(self._client.connection_pool, asked))
+        found = self._try(lambda: self._short_way.mget(asked))
         if found is None:
             return [None] * len(wanted), None
         marks = self._marks(found[0], found[1])
@@ -238,27 +240,6 @@ class SharedTier:
         if self._breaker.worked():
             _log.warning("Redis at %s answers again", self.where)
         return found
-
-
-def mget(pool: redis.ConnectionPool, names: Sequence[str]) -> list[Any]:
-    """Do what ``Redis.mget`` does, on a connection of the pool: the client's layers above take longer than Redis.
-
-    Two marks, a row of December and nothing come in 0.22 instead of 0.24 ms (`scripts/bench.py read`);
-    tests/read/test_redis_faults.py has both agree.
-
-    Raises:
-        redis.RedisError: it does not answer, or refuses.
-    """
-    connection: Any = pool.get_connection()
-    try:
-        connection.send_command("MGET", *names)
-        found: list[Any] = connection.read_response()
-        return found
-    except BaseException:
-        connection.disconnect()
-        raise
-    finally:
-        pool.release(connection)
 
 
 def _said(error: Exception) -> str:

@@ -16,7 +16,7 @@ from etl.errors import UsageError
 from etl.read import PowerReader, envelope
 from etl.read.breaker import Breaker
 from etl.read.envelope import Marks
-from etl.read.shared import mget
+from etl.read.mget import ShortWay
 
 Maker = Callable[..., PowerReader]
 Starter = Callable[..., RedisServer]
@@ -116,11 +116,26 @@ def test_the_short_way_to_redis_gives_what_the_client_gives(new_redis: Starter) 
     client = new_redis().client
     client.mset({"one": b"1" * 5000, "empty": b""})
     names = ["one", "nothing", "empty"]
+    way = ShortWay(client.connection_pool)
 
-    assert mget(client.connection_pool, names) == client.mget(names) == [b"1" * 5000, None, b""]
+    assert way.mget(names) == client.mget(names) == [b"1" * 5000, None, b""]
     with pytest.raises(redis.ResponseError):
-        mget(client.connection_pool, [])
-    assert mget(client.connection_pool, names) == client.mget(names)
+        way.mget([])
+    assert way.mget(names) == client.mget(names)
+
+
+def test_a_connection_that_redis_has_closed_is_no_failure(game, new_reader: Maker, new_redis: Starter, numbers) -> None:
+    """As it does with those that are idle for long: the question is asked again on another."""
+    server = new_redis()
+    reader = new_reader(server.url, local_bytes=0)
+    assert right(reader, numbers)
+    before = reader.stats()["tiers"]["redis"]["all"]["hits"]
+    for _ in range(3):
+        server.client.client_kill_filter(_type="normal", skipme=True)
+        assert right(reader, numbers)
+
+    assert reader.stats()["tiers"]["redis"]["all"]["hits"] == before + 3 * len(numbers)
+    assert "redis_errors" not in events(reader)
 
 
 def test_a_full_redis_goes_on_answering_what_it_has(
