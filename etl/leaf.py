@@ -1,5 +1,6 @@
 """Loading one leaf: its record batches, transformed and bulk-loaded in one transaction with the receipts."""
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -23,6 +24,8 @@ _log = logging.getLogger(__name__)
 _MOST_GUILTY = 100
 _LEAST_GUILTY = 10
 _MOST_REASON = 500
+# Up to here slices take no longer than a filter: 0.05 ms each instead of 0.4 ms, for 60 columns.
+_FEW_RUNS = 8
 
 
 def load_leaf(task: LeafTask) -> LeafResult:
@@ -225,7 +228,7 @@ def _copy_all(
     """Transform and COPY the leaf batch by batch; return (rows, bytes) per table, and add what was set aside."""
     totals = dict.fromkeys(relations, (0, 0))
     if task.renews:
-        batches = (_published(batch, context) for batch in batches)
+        batches = (known(batch, context) for batch in batches)  # what was once set aside stays so until another load
     for batch in coalesce(batches, task.batch_rows, task.batch_bytes):
         clock.lap("read")
         built, refused = tables.build(manifest.format, batch, context, list(relations))
@@ -258,17 +261,29 @@ def coalesce(batches: Iterable[pa.RecordBatch], rows: int, size: int) -> Iterato
         yield pa.concat_batches(held)
 
 
+def known(batch: pa.RecordBatch, context: LeafContext) -> pa.RecordBatch:
+    """Return the records whose powers have an id in the context; may be none.
+
+    A few runs of neighbours are sliced out: pyarrow's filter needs a module that takes 0.08 s to import.
+    """
+    wanted = [uid in context.power_ids for uid in batch.column("uid").to_pylist()]
+    runs, first = [], 0
+    for is_wanted, group in itertools.groupby(wanted):
+        rows = len(list(group))
+        if is_wanted:
+            runs.append(batch.slice(first, rows))
+        first += rows
+    if len(runs) > _FEW_RUNS:
+        return batch.filter(pa.array(wanted, pa.bool_()))
+    return pa.concat_batches(runs) if len(runs) > 1 else runs[0] if runs else batch.slice(0, 0)
+
+
 def _prove(leaf: Leaf, rows: dict[str, int], rejected: int) -> None:
     if "powers" in rows and rows["powers"] + rejected != leaf.rows:
         raise MismatchError(
             f"leaf {leaf.name}: the manifest names {leaf.rows} records, {rows['powers']} came and {rejected} were rejected",
             "etl split again; the store may be damaged",
         )
-
-
-def _published(batch: pa.RecordBatch, context: LeafContext) -> pa.RecordBatch:
-    """Return the records whose powers the build has: what it once set aside stays there until another load."""
-    return batch.filter(pa.array([uid in context.power_ids for uid in batch["uid"].to_pylist()], pa.bool_()))
 
 
 def _prove_renewed(leaf: Leaf, rows: dict[str, int], rejects: list[Reject], context: LeafContext) -> None:

@@ -90,7 +90,7 @@ def stage(task: StageTask) -> dict[str, int]:
     rows = dict.fromkeys(task.tables, 0)
     with db.connect(os.environ[config.DSN_VARIABLE], name="etl update: stage", autocommit=False) as connection:
         context = _context(connection, task)
-        touched = (_touched(batch, context) for batch in parts.read_runs(task.store, manifest, wanted))
+        touched = (leaf.known(batch, context) for batch in parts.read_runs(task.store, manifest, wanted))
         for batch in leaf.coalesce((batch for batch in touched if batch.num_rows), task.batch_rows, task.batch_bytes):
             built, rejects = tables.build(manifest.format, batch, context, task.tables)
             for name in task.tables:
@@ -99,11 +99,6 @@ def stage(task: StageTask) -> dict[str, int]:
             _set_aside(connection, task, split_rejects.placed(rejects, batch, task.store, manifest))
         connection.commit()
     return rows
-
-
-def _touched(batch: pa.RecordBatch, context: LeafContext) -> pa.RecordBatch:
-    """Return the touched records of a batch; may be empty."""
-    return batch.filter(pa.array([uid in context.power_ids for uid in batch.column("uid").to_pylist()], pa.bool_()))
 
 
 def _context(connection: db.Connection, task: StageTask) -> LeafContext:

@@ -11,21 +11,22 @@ import pyarrow as pa
 
 from etl import model
 from etl.transforms import boosts, derive
+from etl.transforms.nested import column
 from etl.transforms.parsed import Parsed
 
 POSITION_BITS = 20
 """A child's id is (power id << 20) | position among the power's rows of that table."""
 
-_ARROW = {
-    "int2": pa.int16(),
-    "int4": pa.int32(),
-    "int8": pa.int64(),
-    "float8": pa.float64(),
-    "bool": pa.bool_(),
-    "text": pa.string(),
-    "jsonb": pa.string(),
-    "text[]": pa.list_(pa.string()),
-    "bytea": pa.binary(),
+_TYPES = {
+    "int2": pl.Int16(),
+    "int4": pl.Int32(),
+    "int8": pl.Int64(),
+    "float8": pl.Float64(),
+    "bool": pl.Boolean(),
+    "text": pl.String(),
+    "jsonb": pl.String(),
+    "text[]": pl.List(pl.String),
+    "bytea": pl.Binary(),
 }
 
 
@@ -35,7 +36,7 @@ def build(
     """Return the rows of the tables in ``columns`` and the rejects; see ``etl.tables.build``.
 
     ``columns`` is name -> kind for each table, in the order of COPY; so are those of the batches: all nullable, text as
-    utf8. A power's rows keep the order of ``batch``.
+    large utf8. A power's rows keep the order of ``batch``.
     """
     with _without_collector():
         parsed = cast(Parsed, importlib.import_module(f"etl.transforms.{format}").parse(batch))
@@ -83,7 +84,7 @@ def _powers(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContext) -> p
         "damage_scale": derive.damage_scale(powers, effects),
         "effect_groups": derive.effect_groups(powers, effects),
         "group_count": pl.Series(parsed.group_counts, dtype=pl.Int32),
-        "source_hash": pl.Series(parsed.batch.column("digest").cast(pa.large_binary())),
+        "source_hash": column(parsed.batch, "digest"),
         "ai_report": pl.lit(None, dtype=pl.String),
     }
     if "damage_scale" in powers.columns:
@@ -150,8 +151,8 @@ def _series(name: str, values: Iterable[Any], dtype: Any) -> pl.Series:
 
 
 def _record_batch(frame: pl.DataFrame, kinds: Mapping[str, str]) -> pa.RecordBatch:
-    """Return the columns of the table, in its order and with its types."""
-    schema = pa.schema([(column, _ARROW[kind]) for column, kind in kinds.items()])
-    arrow = frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema)
-    batches = arrow.combine_chunks().to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=schema)
+    """Return the columns of the table, in its order and with its types, as polars has them: texts and lists are large."""
+    series = [frame.get_column(column).cast(_TYPES[kind]) for column, kind in kinds.items()]  # no query to be planned
+    arrow = pl.DataFrame(series).to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
+    batches = arrow.to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=arrow.schema)

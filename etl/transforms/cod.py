@@ -367,7 +367,7 @@ def _powers(batch: pa.RecordBatch, values: dict[str, list[Any]]) -> pl.DataFrame
 
 
 def _references(batch: pa.RecordBatch) -> list[tuple[int, expressions.Reference, int | None]]:
-    texts = pl.Series(batch.column("requires")).to_list()
+    texts = nested.column(batch, "requires").to_list()
     return [(row, found, None) for row, text in enumerate(texts) if text for found in expressions.references(text)]
 
 
