@@ -45,29 +45,44 @@ class Application:
     powerset_ids: Mapping[str, int]
 
 
-def prepare(connection: db.Connection, job: Application) -> list[Leaf]:
-    """Do what needs the touched powers and the staged entities, but not the staged rows; return all leaves.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What was done before the rows were staged: all leaves, and by how many powers each (archetype, powerset) shrank."""
+
+    leaves: Sequence[Leaf]
+    gone: Counter[tuple[int, int]]
+
+
+def prepare(connection: db.Connection, job: Application) -> Prepared:
+    """Do what needs the touched powers and the staged entities, but not the staged rows.
 
     It is the beginning of the transaction that ``apply`` ends; ``job.lost_rejects`` may still be unknown.
     """
     leaves = [*job.leaves, *_add_leaves(connection, job)]
     _note_what_readers_find_changed(connection, job)
+    gone = Counter[tuple[int, int]]()
+    if "powers" in job.tables:
+        relation = db.identifier(job.schema, "powers")
+        statement = db.query("delete_touched_powers", schema=db.identifier(job.schema), relation=relation)
+        gone.update({place[:2]: place[2] for place in connection.execute(statement).fetchall()})
     if job.entities:
         _upsert_entities(connection, job)
-    return leaves
+    return Prepared(leaves, gone)
 
 
-def apply(connection: db.Connection, job: Application, leaves: Sequence[Leaf]) -> tuple[int, int]:
+def apply(connection: db.Connection, job: Application, prepared: Prepared) -> tuple[int, int]:
     """Replace what was staged; return the new generation and the number of records that were set aside on the way.
 
-    ``leaves`` are those of ``prepare``, in the same transaction, which the caller commits.
+    ``prepared`` is what ``prepare`` returned, in the same transaction, which the caller commits.
 
     Raises:
         MismatchError: after it, records would not be loaded + superseded + rejected.
     """
     schema = db.identifier(job.schema)
+    leaves = prepared.leaves
     grown = {name: _replace(connection, job.schema, name) for name in job.tables}
     if "powers" in job.tables:
+        grown["powers"].subtract(prepared.gone)
         _follow(connection, job.schema)
     if job.entities and job.remove_missing:
         connection.execute(db.query("delete_missing_powersets", schema=schema))
@@ -80,6 +95,7 @@ def apply(connection: db.Connection, job: Application, leaves: Sequence[Leaf]) -
         leaves = _regrouped(job, leaves)
     with connection.pipeline():
         _renew_receipts(connection, job, leaves, grown)
+    connection.execute(db.query("estimate_roughly"))
     for name, _ in ddl.views():
         home = ddl.home(connection, job.schema, name)
         connection.execute(db.query("refresh_view", relation=db.identifier(home, name)))
@@ -167,24 +183,25 @@ def _list(columns: Sequence[str], prefix: str | None = None) -> sql.Composed:
 def _replace(connection: db.Connection, schema: str, name: str) -> Counter[tuple[int, int]]:
     """Put the staged rows of a table in the place of those that the touched powers had; equal ones are left alone.
 
-    Returns by how many rows each (archetype id, powerset id) grew.
+    Powers have gone before. Returns by how many rows each (archetype id, powerset id) grew.
     """
     relation, key = db.identifier(schema, name), sql.Identifier("id" if name == "powers" else "power_id")
     staged, home = db.identifier(schema, f"staged_{name}"), db.identifier(schema)
+    places = {"schema": home, "relation": relation, "staged": staged}
     grown = Counter[tuple[int, int]]()
     rows = connection.execute(db.query("columns_of"), {"schema": schema, "name": name}).fetchall()
     columns = [column for (column,) in rows]
-    if name == "powers":
-        gone = db.query("delete_touched_powers", schema=home, relation=relation)
-    else:
-        gone = _keep_equal(connection, schema, name, columns)
-    for archetype, powerset, count in connection.execute(gone).fetchall():
-        grown[archetype, powerset] -= count
+    if name != "powers":
+        for archetype, powerset, count in connection.execute(_keep_equal(connection, schema, name, columns)).fetchall():
+            grown[archetype, powerset] -= count
     for archetype, powerset, count in connection.execute(
         db.query("count_staged", schema=home, staged=staged, key=key)
     ).fetchall():
         grown[archetype, powerset] += count
-    connection.execute(db.query("insert_staged", relation=relation, columns=_list(columns), staged=staged))
+    if name == "powers":
+        columns.remove("created_at")
+    statement = "insert_staged_powers" if name == "powers" else "insert_staged"
+    connection.execute(db.query(statement, columns=_list(columns), **places))
     return grown
 
 

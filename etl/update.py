@@ -274,7 +274,7 @@ class _Update:
         self._skipped = 0
         self._ids: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._lost_rejects: tuple[str, ...] = ()
-        self._leaves: list[Leaf] = []
+        self._prepared = apply.Prepared((), Counter())
         self._entities_wanted = not scope.tables or bool({"archetypes", "powersets"} & set(scope.tables))
         self._tables = [n for n in tables.LEAF_TABLES if not scope.tables or n in scope.tables]
 
@@ -509,10 +509,10 @@ class _Update:
         """Stage archetypes and powersets, which the workers do not need, and bring them up."""
         rows = keys.entity_rows(self._archetypes, self._powersets, *self._ids)
         keys.copy_entities(self._connection, self._live.schema, rows, "staged_")
-        self._leaves = apply.prepare(self._connection, self._application(run))
+        self._prepared = apply.prepare(self._connection, self._application(run))
 
     def _apply(self, run: int) -> tuple[int, int]:
-        return apply.apply(self._connection, self._application(run), self._leaves)
+        return apply.apply(self._connection, self._application(run), self._prepared)
 
     def _fill_touch(self, differences: list[Difference]) -> None:
         lines = [
