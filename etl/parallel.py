@@ -86,6 +86,11 @@ class Pool:
         """How many tasks are in flight unless a run says otherwise: one per worker, and one waiting for each."""
         return 2 * self.workers
 
+    @property
+    def is_started(self) -> bool:
+        """Whether there are workers, if only some that are getting ready."""
+        return self._executor is not None
+
     def __enter__(self) -> "Pool":
         return self
 

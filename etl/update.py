@@ -7,7 +7,6 @@ never blocked: they see the state before or the state after.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,8 +53,8 @@ MOST_GONE = 0.10
 # Above this share of changed powers a rebuild is cheaper, and is proposed.
 MOST_CHANGED = 0.20
 
-# Up to here this process compares and proves while others would still be starting (0.4 s of a core each; measured by
-# scripts/bench.py update), and up to here one worker stages, which has been starting since the beginning.
+# Up to here one worker compares, which has been starting since the beginning, or this process does: others would still be
+# starting (0.4 s of a core each; measured by scripts/bench.py update). Up to here one worker stages.
 _TASK_BYTES = 64 << 20
 _FEW_POWERS = 1_000
 _KINDS = ("changed", "new", "gone", "renewed")
@@ -339,7 +338,7 @@ class _Update:
         wanted = self._candidates()
         sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
         is_little = sum(sizes.get(pair, 0) for pair in wanted) <= _TASK_BYTES
-        pool = self._pool if not is_little else self._here()
+        pool = self._here() if is_little and not self._pool.is_started else self._pool
         tasks = [
             DiffTask(
                 schema=self._live.schema,
@@ -349,19 +348,18 @@ class _Update:
                 first_record=self._scope.first_record,
                 everything=self._scope.everything,
             )
-            for partitions in _pieces(wanted, lambda pair: sizes.get(pair, 0), pool.workers)
+            for partitions in _pieces(wanted, lambda pair: sizes.get(pair, 0), 1 if is_little else pool.workers)
         ]
+        window = 1 if is_little else None
 
         def compare(meanwhile: Callable[[], None] = lambda: None) -> list[Difference]:
-            return list(coordinator.collect(pool, work.difference, tasks, self._stop, meanwhile=meanwhile))
+            return list(coordinator.collect(pool, work.difference, tasks, self._stop, window, meanwhile))
 
         if dry_run:
             found = compare()
         elif is_little:
-            with ThreadPoolExecutor(1) as aside:
-                created = aside.submit(self._create_staged, "")
-                found = compare()
-                created.result()
+            self._create_staged("")  # the worker is still getting ready
+            found = compare()
         else:
             found = compare(lambda: self._create_staged("unlogged"))
         if self._scope.keep_missing:
