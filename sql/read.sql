@@ -125,6 +125,13 @@ cross join (
       and p.powerset_id = %(powerset)s
 ) m;
 
+-- name: gathered
+json_agg({column})
+
+-- name: gathered_time
+-- As seconds since 1970: a date written out takes six times as long.
+json_agg(date_part('epoch', {column}))
+
 -- name: read_summary_of_powerset
 -- The build summary of a set by level, from the materialized view or from the join.
 select l.generation, l.base,

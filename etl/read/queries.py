@@ -50,8 +50,10 @@ class Queries:
         self._without_view = False
         self._trigrams: bool | None = None
         self._power_columns = _places(results.power_columns())
-        gathered = [sql.SQL("json_agg({})").format(sql.Identifier(*place)) for place in results.member_columns()]
-        self._member_columns = sql.SQL(", ").join(gathered)
+        self._member_columns = sql.SQL(", ").join(
+            db.query("gathered_time" if place[1] in results.TIMES else "gathered", column=sql.Identifier(*place))
+            for place in results.member_columns()
+        )
         self._summary_columns = _columns([("b", name, name) for name in results.summary_columns()])
 
     def power(self, number: int) -> Loaded:

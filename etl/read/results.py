@@ -9,7 +9,7 @@ what others are given.
 
 import itertools
 import operator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -148,9 +148,13 @@ _FIELDS = msgspec.structs.fields(Power)
 _NAMES = 4
 
 _row = msgspec.json.Decoder(msgspec.defstruct("_Row", [(f.name, f.type) for f in _FIELDS], array_like=True, gc=False))
-_Columns: Any = tuple[tuple(list[field.type] for field in _FIELDS[:-_NAMES])]  # type: ignore[name-defined, misc]  # made here
+TIMES = frozenset(field.name for field in _FIELDS if field.type is datetime)
+"""Columns that come as seconds since 1970 where they come as arrays."""
+_kinds: list[Any] = [float if field.name in TIMES else field.type for field in _FIELDS[:-_NAMES]]
+_Columns: Any = tuple[tuple(list[kind] for kind in _kinds)]  # type: ignore[valid-type, misc]  # made here
 _set = msgspec.json.Decoder(tuple[tuple[str, str, str], dict[int, str], _Columns | None])
-_ARCHETYPE = [field.name for field in _FIELDS].index("archetype_id")
+_MEMBERS = [field.name for field in _FIELDS[:-_NAMES]]
+_ARCHETYPE = _MEMBERS.index("archetype_id")
 _order = operator.attrgetter("level_available", "display_order", "internal_name")
 
 
@@ -180,9 +184,15 @@ def powers(text: bytes) -> tuple[Power, ...]:
         of_archetypes = [archetypes[number] for number in columns[_ARCHETYPE]]
     except KeyError as error:
         raise msgspec.ValidationError(f"archetype {error} has no name") from None
-    found: list[Power] = list(map(Power, *columns, *map(itertools.repeat, names), of_archetypes))
+    values = [_times(values) if name in TIMES else values for name, values in zip(_MEMBERS, columns, strict=True)]
+    found: list[Power] = list(map(Power, *values, *map(itertools.repeat, names), of_archetypes))
     found.sort(key=_order)
     return tuple(found)
+
+
+def _times(seconds: list[float]) -> list[datetime]:
+    made = {second: datetime.fromtimestamp(second, UTC) for second in set(seconds)}  # most powers came together
+    return [made[second] for second in seconds]
 
 
 def power_columns() -> list[tuple[str, str]]:
