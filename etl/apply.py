@@ -13,7 +13,7 @@ from psycopg import sql
 
 from etl import db, ddl, plan, tables
 from etl.errors import MismatchError
-from etl.model import Manifest
+from etl.model import Manifest, Partition
 from etl.plan import Leaf
 
 
@@ -254,12 +254,15 @@ def _prove_sum(connection: db.Connection, job: Application) -> None:
 
 def _regrouped(job: Application, leaves: Sequence[Leaf]) -> list[Leaf]:
     """Return the leaves with the partitions that the split now has within their bounds."""
-    return [
-        plan.with_members(
-            leaf, [p for p in job.manifest.partitions if plan.holds(leaf, p.archetype, job.powerset_ids[p.powerset])]
-        )
-        for leaf in leaves
-    ]
+    members: dict[str, list[Partition]] = {}
+    for partition in job.manifest.partitions:
+        members.setdefault(partition.archetype, []).append(partition)
+
+    def within(leaf: Leaf) -> list[Partition]:
+        mine = members.get(leaf.archetype, [])
+        return [p for p in mine if plan.holds(leaf, p.archetype, job.powerset_ids[p.powerset])]
+
+    return [plan.with_members(leaf, within(leaf)) for leaf in leaves]
 
 
 def _renew_receipts(
