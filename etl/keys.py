@@ -95,4 +95,11 @@ def _copy(
     statement = sql.SQL("copy {} ({}) from stdin").format(db.identifier(schema, prefix + spec.name), names)
     with connection.cursor() as cursor, cursor.copy(statement) as stream:
         for line in lines:
-            stream.write_row(line)
+            stream.write_row([_array(value) if isinstance(value, list) and value else value for value in line])
+
+
+def _array(values: list[Any]) -> object:
+    """Return an array of texts as PostgreSQL reads it, all quoted: psycopg looks at each whether it needs to be."""
+    if not isinstance(values[0], str):
+        return values
+    return "{" + ",".join(['"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in values]) + "}"
