@@ -1,8 +1,8 @@
 """What a look-up by etl.read costs, from each tier, beside what the alternatives cost; `scripts/bench.py read` runs it.
 
 Two data sets: the December export, and --records generated ones (flat). For each: one process asking one tier after the
-other, five times over, of which the medians are told; --readers processes with a mixture of questions for --seconds; the
-same while `etl rebuild` runs. Requests are Zipf-distributed (exponent 1.1), words and effects too. The embedded server
+other, five times over, of which the medians are told; --readers processes (0: none) with a mixture of questions for
+--seconds; the same while `etl rebuild` runs. Requests are Zipf-distributed (exponent 1.1), words and effects too. The embedded server
 has no trigrams for the search; --server system may have. "plain query" is the same row through SQLAlchemy, "JSON in
 Redis" a service that keeps json.dumps of the row under its id (both need: pip install '.[bench]').
 """
@@ -83,6 +83,8 @@ def measure(
     world = World(dsn)
     yield from in_process(dsn, world)
     yield from in_rounds(lambda: tiers(dsn, server.url, world))
+    if not given.readers:
+        return
     with warmed(dsn, server.url) as figure:
         yield figure
     yield from crowd("readers", dsn, server.url, given)
