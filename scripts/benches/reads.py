@@ -2,9 +2,9 @@
 
 Two data sets: the December export, and --records generated ones (flat). For each: one process asking one tier after the
 other, five times over, of which the medians are told; --readers processes (0: none) with a mixture of questions for
---seconds; the same while `etl rebuild` runs. Requests are Zipf-distributed (exponent 1.1), words and effects too. The embedded server
-has no trigrams for the search; --server system may have. "plain query" is the same row through SQLAlchemy, "JSON in
-Redis" a service that keeps json.dumps of the row under its id (both need: pip install '.[bench]').
+--seconds; the same while `etl rebuild` runs. Requests are Zipf-distributed (exponent 1.1), words and effects too. The
+embedded server has no trigrams for the search; --server system may have. "plain query" is the same row through
+SQLAlchemy, "JSON in Redis" a service that keeps json.dumps of the row under its id (both need: pip install '.[bench]').
 """
 
 import argparse
