@@ -420,7 +420,7 @@ class _Update:
 
     def _nothing(self, result: UpdateResult) -> UpdateResult:
         """Let the build be named after the split that it is equal to."""
-        self._pool.kill()  # the worker is still getting ready
+        self._pool.kill()  # there is nothing for the worker to do
         apply.drop_staged(self._connection, self._live.schema)
         if self._scope.is_whole and self._live.split_id != self._manifest.split_id:
             with self._connection.transaction():

@@ -257,9 +257,10 @@ select pg_notify('etl_cache', %(message)s);
 
 -- name: read_prepare_session
 -- For the rest of the session: a statement does not run for ever, and is planned once, not with each value anew: finding
--- the one leaf among all takes a planner longer than everything else, and an executor next to nothing.
+-- the one leaf among all takes a planner longer than everything else, and an executor next to nothing. Times are UTC.
 select set_config('statement_timeout', %(milliseconds)s::text, false),
-       set_config('plan_cache_mode', 'force_generic_plan', false);
+       set_config('plan_cache_mode', 'force_generic_plan', false),
+       set_config('timezone', 'UTC', false);
 
 -- name: read_has_trigrams
 -- Whether names have an index of trigrams.

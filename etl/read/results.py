@@ -168,9 +168,10 @@ def power(text: bytes) -> Power:
 
 
 def powers(text: bytes) -> tuple[Power, ...]:
-    """Return the powers of a powerset by level: from its three names, the names of archetypes by id, and ``member_columns``.
+    """Return the powers of a powerset by level, place and full name.
 
-    Each column is an array with a value per power; instead of all of them null is no power.
+    The text has the set's three names, the names of archetypes by id, and ``member_columns``: each an array with a value per
+    power; instead of all of them null is no power.
 
     Raises:
         msgspec.MsgspecError: it is no such list.
@@ -184,7 +185,10 @@ def powers(text: bytes) -> tuple[Power, ...]:
         of_archetypes = [archetypes[number] for number in columns[_ARCHETYPE]]
     except KeyError as error:
         raise msgspec.ValidationError(f"archetype {error} has no name") from None
-    values = [_times(values) if name in TIMES else values for name, values in zip(_MEMBERS, columns, strict=True)]
+    try:
+        values = [_times(values) if name in TIMES else values for name, values in zip(_MEMBERS, columns, strict=True)]
+    except (ValueError, OverflowError, OSError) as error:
+        raise msgspec.ValidationError(f"a time is none: {error}") from error
     found: list[Power] = list(map(Power, *values, *map(itertools.repeat, names), of_archetypes))
     found.sort(key=_order)
     return tuple(found)

@@ -58,17 +58,17 @@ class SharedTier:
         self.where = _shown(url)
         self._breaker = Breaker(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         self._full = Breaker(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        settings: dict[str, Any] = {
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": timeout_s,
+            "retry": Retry(NoBackoff(), 0),
+            "client_name": "etl.read",
+        }
         try:
-            self._client = redis.Redis.from_url(
-                url,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),
-                client_name="etl.read",
-            )
+            self._client = redis.Redis.from_url(url, **settings)
+            self._short_way = ShortWay(redis.ConnectionPool.from_url(url, **settings))
         except ValueError as error:
             raise UsageError(f"REDIS_URL cannot be understood: {error}", "redis://[:password@]host:6379/0") from None
-        self._short_way = ShortWay(self._client.connection_pool)
 
     def fetch(self, wanted: Sequence[Wanted]) -> tuple[list[tuple[bool, bytes] | None], Marks | None]:
         """Return, in one round trip, for each key (is there such a thing, its JSON), or None where nothing holds.
@@ -168,6 +168,7 @@ class SharedTier:
 
     def close(self) -> None:
         """Close the connections."""
+        self._short_way.close()
         self._client.close()
 
     def _name(self, key: str) -> str:
@@ -234,6 +235,7 @@ class SharedTier:
         except (redis.RedisError, OSError) as error:
             self._events["redis_errors"] += 1
             self._client.connection_pool.disconnect(inuse_connections=False)
+            self._short_way.drop()
             if self._breaker.failed():
                 _log.warning("Redis at %s fails, going on without: %s", self.where, _said(error))
             return None

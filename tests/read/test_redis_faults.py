@@ -4,8 +4,10 @@ import logging
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -136,6 +138,39 @@ def test_a_connection_that_redis_has_closed_is_no_failure(game, new_reader: Make
 
     assert reader.stats()["tiers"]["redis"]["all"]["hits"] == before + 3 * len(numbers)
     assert "redis_errors" not in events(reader)
+
+
+def test_connections_that_are_kept_leave_room_for_others(game, new_reader: Maker, new_redis: Starter, numbers) -> None:
+    """With a pool of one connection answers are filed and forgotten all the same."""
+    server = new_redis()
+    reader = new_reader(f"{server.url}?max_connections=1", local_bytes=0)
+
+    assert right(reader, numbers)
+    reader.forget_all()
+    assert right(reader, numbers)
+    assert "redis_errors" not in events(reader)
+    assert reader.stats()["tiers"]["redis"]["all"]["hits"] == 0
+    assert right(reader, numbers)
+    assert reader.stats()["tiers"]["redis"]["all"]["hits"] == len(numbers)
+
+
+def test_after_a_failure_no_connection_is_kept(new_redis: Starter) -> None:
+    """One that fails says what is to be thought of the others."""
+    server = new_redis()
+    server.client.set("one", b"1")
+    way = ShortWay(redis.ConnectionPool.from_url(server.url, socket_timeout=0.3))
+    with ThreadPoolExecutor(8) as threads:
+        ready = threading.Barrier(8)
+        assert list(threads.map(lambda _: (ready.wait(), way.mget(["one"]))[1], range(8))) == [[b"1"]] * 8
+    kept = len(way._kept)
+    server.client.client_kill_filter(_type="normal", skipme=True)
+
+    assert kept >= 1
+    assert way.mget(["one"]) == [b"1"]
+    assert len(way._kept) == 1
+    way.close()
+    with pytest.raises(IndexError):
+        way._kept.pop()
 
 
 def test_a_full_redis_goes_on_answering_what_it_has(
