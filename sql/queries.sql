@@ -971,7 +971,7 @@ where not exists (select from {schema}.staged_archetypes n where n.id = a.id)
   and not exists (select from {schema}.powersets s where s.archetype_id = a.id);
 
 -- name: estimate_roughly
--- For the rest of the transaction: a refresh gathers statistics of its copy of the view, a quarter of its time, for one plan.
+-- For the rest of the transaction: a refresh gathers statistics of its copy of the view, for one plan.
 set local default_statistics_target = 1;
 
 -- name: refresh_view

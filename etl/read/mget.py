@@ -1,7 +1,7 @@
 """The short way to Redis: MGET on connections that are kept between questions.
 
 ``Redis.mget`` takes a connection from its pool for each call, which looks at it first (a system call, with locks and
-counters around it). Without, two marks, a row of December and nothing come in 0.20 instead of 0.29 ms
+counters around it). Without, two marks, a row of December and nothing come in 0.18 instead of 0.27 ms
 (`scripts/bench.py read`, in turns). A connection that Redis has closed meanwhile is noticed by its error, and the
 question is asked again on another. tests/read/test_redis_faults.py has both agree.
 """

@@ -255,7 +255,7 @@ class Reader:
         if self._names is not None:
             schema = pa.ipc.open_file(stream).schema
             fields = [schema.get_field_index(name) for name in self._names]
-        # Handing 60 small buffers to threads takes twice as long as decompressing them.
+        # Handing so many small buffers to threads takes longer than decompressing them.
         return pa.ipc.open_file(stream, options=pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False))
 
 

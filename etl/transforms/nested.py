@@ -54,7 +54,7 @@ def decode(
 def column(batch: pa.RecordBatch, name: str) -> pl.Series:
     """Return a column of a batch as polars has it.
 
-    As one of a batch: for a lone array polars imports a module of pyarrow's that takes 0.08 s, and needs nothing of it.
+    As one of a batch: for a lone array polars imports a slow module of pyarrow's, and needs nothing of it.
     """
     frame: pl.DataFrame = pl.from_arrow(batch.select([name]))  # type: ignore[assignment]  # a record batch gives a frame
     return frame.get_column(name)

@@ -1,0 +1,42 @@
+"""The records whose powers are known: slices and the filter, the fast way and the slow one, agree."""
+
+import pyarrow as pa
+import pytest
+
+from etl import leaf
+from etl.model import LeafContext
+
+MASKS = [
+    "",
+    "1",
+    "0",
+    "1111",
+    "0000",
+    "0110",
+    "1001",
+    "10" * 7,
+    "10" * 9,
+    "10" * 40,
+    "0" * 30 + "1" * 30,
+    "1" + "0" * 99,
+]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("first", [0, 3])
+def test_slices_and_the_filter_keep_the_same_records(mask: str, first: int) -> None:
+    """Few runs and many, of a whole batch and of a part of one; nothing of the others is held."""
+    names = [f"a.b.{row}" for row in range(first + len(mask))]
+    values = [None if row % 3 else "x" * row for row in range(len(names))]
+    whole = pa.record_batch({"uid": pa.array(names, pa.string()), "text": pa.array(values, pa.string())})
+    batch = whole.slice(first)
+    wanted = {name for name, bit in zip(names[first:], mask, strict=True) if bit == "1"}
+    context = LeafContext(
+        archetype_ids={}, powerset_ids={}, power_ids=dict.fromkeys(wanted, 1), power_order={}, resolve=lambda _: {}
+    )
+
+    found = leaf.known(batch, context)
+
+    assert found.equals(batch.filter(pa.array([bit == "1" for bit in mask], pa.bool_())))
+    assert set(found.column("uid").to_pylist()) == wanted
+    found.validate(full=True)
