@@ -57,6 +57,7 @@ def version_of(package: str) -> str | None:
 
 
 def unpack(pack: Path, folder: Path) -> Path:
+    """Unpack an export, and the files beside it, into a folder; return the path of its powers."""
     if not pack.exists():
         sys.exit(f"{pack} is not here; name the unpacked export: scripts/bench.py december FILE")
     target = folder / pack.name.removesuffix(".zst")
@@ -100,6 +101,7 @@ def servers(folder: Path, wanted: str = "both", **settings: str) -> Iterator[dic
 def rebuild(
     source: Path, dsn: str, store: Path, given: argparse.Namespace, *options: str
 ) -> tuple[float, dict[str, Any]]:
+    """Rebuild from a source in a process of its own; return its seconds from start to end, and what it said."""
     started = time.perf_counter()
     done = etl(
         "rebuild", str(source), "--store", str(store), "--dsn", dsn, "--jobs", str(given.jobs),
@@ -131,6 +133,7 @@ def median_of(figures: list[dict[str, Any]], server_name: str, switch: str, kind
 
 
 def say(figure: dict[str, Any]) -> None:
+    """Print a figure in one line."""
     print(
         "  ".join(
             f"{name} {value:.{2 if name.endswith(('_ms', '_byte', 'ratio')) else 1}f}"

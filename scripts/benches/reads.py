@@ -80,6 +80,7 @@ def read(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 def measure(
     dsn: str, server: RedisServer, given: argparse.Namespace, source: Path, folder: Path
 ) -> Iterator[dict[str, Any]]:
+    """Yield the figures of one data set, which is published in the database."""
     world = World(dsn)
     yield from in_process(dsn, world)
     yield from in_rounds(lambda: tiers(dsn, server.url, world))

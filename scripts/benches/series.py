@@ -44,6 +44,7 @@ def series(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 
 def one(given: argparse.Namespace, folder: Path, source: Path, dsn: str) -> dict[str, Any]:
+    """Split and load one size into a database of its own; return seconds and peak memory in MB."""
     store = folder / "store"
     shutil.rmtree(store, ignore_errors=True)
     work = create_database(dsn, "work")
