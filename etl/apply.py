@@ -7,8 +7,8 @@ that is new, ATTACH of a leaf that was made alone.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 
+import msgspec
 from psycopg import sql
 
 from etl import db, ddl, plan, tables
@@ -17,8 +17,7 @@ from etl.model import Manifest, Partition
 from etl.plan import Leaf
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Application:
+class Application(msgspec.Struct, frozen=True, kw_only=True):
     """What is applied to which build.
 
     ``tables`` are the staged leaf tables; ``entities`` says whether archetypes and powersets are brought up too, and
@@ -45,8 +44,7 @@ class Application:
     powerset_ids: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True):
     """What was done before the rows were staged: all leaves, and by how many powers each (archetype, powerset) shrank."""
 
     leaves: Sequence[Leaf]
@@ -327,7 +325,7 @@ def rename_build(connection: db.Connection, job: Application, leaves: Sequence[L
         "split_id": job.manifest.split_id if job.whole else job.previous_split_id,
         "store": job.store,
         "game_version": job.manifest.game_version,
-        "plan": json.dumps([asdict(leaf) for leaf in leaves]),
+        "plan": json.dumps([msgspec.structs.asdict(leaf) for leaf in leaves]),
         "versions": json.dumps({name: ddl.version(name) for name in job.tables} if job.all_rows else {}),
     }
     connection.execute(db.query("change_build"), values)

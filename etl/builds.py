@@ -1,13 +1,12 @@
 """Older builds: the way back to the previous one, and freeing the space of the others."""
 
-from dataclasses import dataclass
+import msgspec
 
 from etl import db, ddl, publish, receipts, tables
 from etl.errors import SchemaError, UsageError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Build:
+class Build(msgspec.Struct, frozen=True, kw_only=True):
     """One build of a live schema: ``state`` is live, previous, older or unfinished."""
 
     build: int
@@ -26,8 +25,7 @@ def overview(connection: db.Connection, live_schema: str) -> list[Build]:
     return [Build(**dict(zip(names, row, strict=True))) for row in rows]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unfinished:
+class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     """A build that was begun and not published: how many of its leaves are done, and which are to do."""
 
     build: int

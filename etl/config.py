@@ -1,8 +1,9 @@
-"""What a user may set, as frozen dataclasses; ``etl.cli`` fills them from options and environment."""
+"""What a user may set, as frozen structs; ``etl.cli`` fills them from options and environment."""
 
 import os
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from etl.errors import UsageError
 from etl.limits import Limit
@@ -49,8 +50,7 @@ def executor_url(executor: str | None, jobs: int | None) -> str:
     return executor or f"process://{jobs or default_jobs()}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitOptions:
+class SplitOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Options of ``etl split``. ``format`` is auto, cod, i12 or mids; ``nul`` is strip or reject.
 
     With more rejects than ``max_rejects`` nothing is committed.
@@ -72,8 +72,7 @@ class SplitOptions:
     max_rejects: Limit | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadOptions:
+class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Options of ``etl load``. ``tables`` empty means all; ``schema`` is the live schema that applications read.
 
     ``lock_timeout_s`` is the longest wait for a view's lock per attempt, ``publish_timeout_s`` for all of them.

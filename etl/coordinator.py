@@ -8,8 +8,9 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
+
+import msgspec
 
 from etl import (
     config,
@@ -66,8 +67,7 @@ _BATCH_COPIES = 12
 lock = session.lock
 
 
-@dataclass(slots=True, kw_only=True)
-class _Run:
+class _Run(msgspec.Struct, kw_only=True):
     """What the steps of one load share."""
 
     options: config.LoadOptions
@@ -83,17 +83,17 @@ class _Run:
     epoch: int = 0
     schema: str = ""
     number: int = 0
-    leaves: list[Leaf] = field(default_factory=list)
+    leaves: list[Leaf] = msgspec.field(default_factory=list)
     wanted: tuple[str, ...] = ()
     below: renewal.Renewal | None = None
-    done: dict[tuple[str, str], Receipt] = field(default_factory=dict)
-    failed: dict[str, Exception] = field(default_factory=dict)
+    done: dict[tuple[str, str], Receipt] = msgspec.field(default_factory=dict)
+    failed: dict[str, Exception] = msgspec.field(default_factory=dict)
     loaded_now: int = 0
     clock: timings.Clock
-    spans: list[timings.Span] = field(default_factory=list)
-    stints: list[timings.Stint] = field(default_factory=list)
-    publish_steps: dict[str, float] = field(default_factory=dict)
-    sent: Counter[str] = field(default_factory=Counter)
+    spans: list[timings.Span] = msgspec.field(default_factory=list)
+    stints: list[timings.Stint] = msgspec.field(default_factory=list)
+    publish_steps: dict[str, float] = msgspec.field(default_factory=dict)
+    sent: Counter[str] = msgspec.field(default_factory=Counter)
 
     @property
     def connection(self) -> db.Connection:
@@ -170,7 +170,7 @@ def load(
                     ledger.fail(run.connection, run.number, error, run.parts(), memory.peak_bytes)
                 raise
     clock.lap("end")
-    return replace(result, seconds=clock.total, timings=run.parts())
+    return msgspec.structs.replace(result, seconds=clock.total, timings=run.parts())
 
 
 def executor_of(options: config.LoadOptions, round_trip_s: float, free: int) -> str:
@@ -393,7 +393,7 @@ def _begin(run: _Run) -> None:
                 "game_version": manifest.game_version,
                 "tables": list(run.wanted),
                 "versions": json.dumps(renewal.versions(run.wanted)),
-                "plan": json.dumps([asdict(leaf) for leaf in run.leaves]),
+                "plan": json.dumps([msgspec.structs.asdict(leaf) for leaf in run.leaves]),
             },
         ).fetchone()
         run.build = int(row[0]) if row else 0
@@ -589,7 +589,7 @@ def _load_leaves(run: _Run) -> None:
         _note_leaf(run, ended)
         rejected += ended.rejects
         limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
-        run.progress(replace(_loading(run, ready, total, len(todo) - number), message=ended.leaf))
+        run.progress(msgspec.structs.replace(_loading(run, ready, total, len(todo) - number), message=ended.leaf))
     _stop_here(run)
     if lost or run.session.is_lost:
         raise lost[0] if lost else Transient("the connection of the coordinator was lost")

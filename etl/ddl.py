@@ -9,8 +9,8 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from psycopg import sql
 
 from etl import db, resources, tables
@@ -21,8 +21,7 @@ _PLAIN = "create index {index} on {table}"
 _SCALARS = ("int2", "int4", "int8", "float8", "bool", "text")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Index:
+class Index(msgspec.Struct, frozen=True, kw_only=True):
     """One index section: its published name, its statement with holes {index} and {table}, what it needs.
 
     ``is_late`` says that it may be built after the publication: it serves queries, and no rule rests on it.

@@ -4,9 +4,9 @@ Advice only; what would stop a load is ``etl.preflight``'s.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from psycopg.rows import namedtuple_row
 
 from etl import db
@@ -17,8 +17,7 @@ SOURCE = "docs/performance.md, Settings of the server"
 NOISE = 1.25
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """One setting as the server has it for this role, and as loading wants it.
 
     ``times_as_long`` says how long a load took with other values, as a multiple of its time with the wanted one,
@@ -41,8 +40,7 @@ class Setting:
         return f"{ratios} times as long{noise}{f', {self.note}' if self.note else ''}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a server; ``is_superuser`` tells whether the role may change them all."""
 
     server_version: str
@@ -57,8 +55,7 @@ class Health:
         return [setting.name for setting in self.settings if setting.remedy]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Want:
+class _Want(msgspec.Struct, frozen=True, kw_only=True):
     """What loading wants of a setting: ``wanted``, or of a size (bytes) or a time (seconds) at least as much.
 
     ``times_as_long`` was measured by ``scripts/bench.py settings``; see ``Setting``.

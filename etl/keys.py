@@ -1,9 +1,9 @@
 """The durable key registry: ids of archetypes and powersets, and the two tables that hold these entities."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from psycopg import sql
 
 from etl import db, ddl
@@ -39,8 +39,7 @@ def powerset_ids(connection: db.Connection, uids: Sequence[str]) -> dict[str, in
     return dict(connection.execute(db.query("powerset_ids"), {"uids": list(uids)}).fetchall())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntityRows:
+class EntityRows(msgspec.Struct, frozen=True, kw_only=True):
     """The rows of the tables ``archetypes`` and ``powersets``, in the order of their specs' columns."""
 
     archetypes: list[tuple[object, ...]]

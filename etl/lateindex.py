@@ -8,14 +8,14 @@ attached. An interrupted run leaves a broken index, which the next one drops and
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from etl import config, db, ddl, receipts, tables
 from etl.plan import LateIndexTask
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Catalog:
+class _Catalog(msgspec.Struct, frozen=True, kw_only=True):
     """What a schema has: indexes (whether each is valid), and partitions as (name, parent, whether it is a leaf)."""
 
     indexes: dict[str, bool]

@@ -3,10 +3,10 @@
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 from psycopg import sql
 
@@ -44,7 +44,7 @@ def load_leaf(task: LeafTask) -> LeafResult:
     guilty: dict[int, str] = {}
     while True:
         try:
-            return replace(_load(task, guilty, clock), stint=stint(clock))
+            return msgspec.structs.replace(_load(task, guilty, clock), stint=stint(clock))
         except Refused as refused:
             clock.lap("server_wait")
             _log.warning("leaf %s: %s; looking for the records at fault", task.leaf.name, refused.message)
@@ -314,7 +314,7 @@ def _set_aside(connection: db.Connection, task: LeafTask, rejects: list[Reject],
 
 def reject_values(reject: Reject) -> dict[str, object]:
     """Return the columns of ``etl.reject`` that a reject fills."""
-    return {name: getattr(reject, name) for name in Reject.__dataclass_fields__}
+    return {name: getattr(reject, name) for name in Reject.__struct_fields__}
 
 
 def _complete(connection: db.Connection, task: LeafTask) -> None:

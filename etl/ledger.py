@@ -3,9 +3,9 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import psycopg
 
 from etl import audit, config, db
@@ -17,8 +17,7 @@ _log = logging.getLogger(__name__)
 SHOWN_REJECTS = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """How a run ended: its state (done, stopped, failed) and what it came to."""
 
     state: str
@@ -27,8 +26,8 @@ class Ending:
     superseded: int = 0
     rejected: int = 0
     peak_bytes: int = 0
-    timings: Mapping[str, float] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
+    timings: Mapping[str, float] = msgspec.field(default_factory=dict)
+    data: Mapping[str, Any] = msgspec.field(default_factory=dict)
     message: str | None = None
 
 

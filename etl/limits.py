@@ -1,7 +1,8 @@
 """--max-rejects: how many records may be set aside before a run gives up."""
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from etl.errors import TooManyRejects, UsageError
 
@@ -9,8 +10,7 @@ from etl.errors import TooManyRejects, UsageError
 _ENOUGH = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(msgspec.Struct, frozen=True):
     """At most ``records`` rejects, or at most ``share`` (0 to 1) of all records; the other one is None."""
 
     records: int | None = None

@@ -5,9 +5,9 @@ docs/migrations.md says why, and what takes the place of a downgrade.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import psycopg
 
 from etl import db, resources
@@ -27,8 +27,7 @@ _HEADER = """\
 _VERSIONS = "select version from etl.migration order by version"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Migration:
+class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """One file of ``sql/migrations``: its number, the words of its name, its text."""
 
     version: int

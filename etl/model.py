@@ -1,12 +1,12 @@
 """The values that pass between the rooms: frozen, slotted, keyword-only, and nothing but strings and numbers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceInfo:
+
+class SourceInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One input as it was when it was split.
 
     ``kind`` is "file", "directory" or "stream"; ``bytes`` and ``mtime_ns`` are those of the input as it lies on disk
@@ -21,8 +21,7 @@ class SourceInfo:
     records: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRef:
+class BatchRef(msgspec.Struct, frozen=True, kw_only=True):
     """Where rows of one partition lie: the part's file name, the record batch's number in it, the first row, how many.
 
     ``drop`` are the row numbers, counted from ``first``, that are superseded and must be skipped by a reader.
@@ -35,8 +34,7 @@ class BatchRef:
     first: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Partition:
+class Partition(msgspec.Struct, frozen=True, kw_only=True):
     """All winning records of one (archetype key, powerset).
 
     ``powerset`` is the lower-case "category.set", ``name`` the same in the source's spelling. ``rows`` counts winners
@@ -54,8 +52,7 @@ class Partition:
     batches: tuple[BatchRef, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One part file as it was committed: its name, its size in bytes, the hex digest of its content (SHA-256)."""
 
     name: str
@@ -63,8 +60,7 @@ class Part:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Superseded:
+class Superseded(msgspec.Struct, frozen=True, kw_only=True):
     """A record whose name came again later: both places (source index, ordinal, byte offset or file)."""
 
     uid: str
@@ -78,8 +74,7 @@ class Superseded:
     by_file: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reject:
+class Reject(msgspec.Struct, frozen=True, kw_only=True):
     """A record set aside: where it stood, why, and its raw text (at most 64 KiB).
 
     ``stage`` is "split" or "load"; ``code`` is a short stable word such as "missing_key"; ``file`` is the member of a
@@ -98,8 +93,7 @@ class Reject:
     raw: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The committed description of one split. ``records = rows + superseded + rejects`` holds for every instance.
 
     ``notes`` are sentences about the input that are no records (zero-byte files, files without extension, cleaned
@@ -120,16 +114,15 @@ class Manifest:
     rejects: int
     partitions: tuple[Partition, ...]
     superseded_places: tuple[Superseded, ...] = ()
-    reject_codes: Mapping[str, int] = field(default_factory=dict)
+    reject_codes: Mapping[str, int] = msgspec.field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = msgspec.field(default_factory=dict)
     entities_digest: str = ""
     parts: tuple[Part, ...] = ()
-    range_ordinals: Mapping[str, int] = field(default_factory=dict)
+    range_ordinals: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeafContext:
+class LeafContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a transform needs besides the records: the ids of what is in them.
 
     ``power_order`` is the position of a power in its set's own list, where the source has such lists. ``resolve``
@@ -143,8 +136,7 @@ class LeafContext:
     resolve: Callable[[list[str]], dict[str, int]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Progress: ``done`` of ``total`` (0 where unknown) ``unit`` ("bytes", "rows", "steps") in ``phase``."""
 
     phase: str
@@ -152,7 +144,7 @@ class Event:
     total: int
     unit: str
     message: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 Progress = Callable[[Event], None]

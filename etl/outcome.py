@@ -3,8 +3,9 @@
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from etl import db, ledger
 from etl.errors import MismatchError
@@ -12,8 +13,7 @@ from etl.model import Manifest, Reject
 from etl.store import rejects as split_rejects
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadResult:
+class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a load came to. ``records = loaded + superseded + rejected`` holds for every instance.
 
     ``rows`` are per table, ``bytes`` what this run sent by COPY for each (archetypes and powersets aside). ``seconds`` is

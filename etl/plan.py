@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
+
+import msgspec
 
 from etl.model import Part, Partition
 from etl.timings import Stint
@@ -13,8 +14,7 @@ from etl.timings import Stint
 TARGET_LEAVES = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leaf:
+class Leaf(msgspec.Struct, frozen=True, kw_only=True):
     """A range of powerset ids of one archetype; None is an open end, so that every new powerset has a place.
 
     ``bytes`` are those of the record text; ``digest`` covers the winning records of all its partitions.
@@ -36,8 +36,7 @@ class Leaf:
         return self.lower is None and self.upper is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeafTask:
+class LeafTask(msgspec.Struct, frozen=True, kw_only=True):
     """One leaf of a build: where its records are, where its rows go.
 
     ``tables`` are (name, version) pairs of what to load, ``powerset_ids`` the ids of the leaf's powersets in their order,
@@ -67,8 +66,7 @@ class LeafTask:
     most_rejects: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegisterTask:
+class RegisterTask(msgspec.Struct, frozen=True, kw_only=True):
     """The names of one split, for the registry and for one build's directory."""
 
     build: int
@@ -79,8 +77,7 @@ class RegisterTask:
     version: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckTask:
+class CheckTask(msgspec.Struct, frozen=True, kw_only=True):
     """One part of a split, to be proven before it is read, and after."""
 
     store: str
@@ -88,8 +85,7 @@ class CheckTask:
     part: Part
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexTask:
+class IndexTask(msgspec.Struct, frozen=True, kw_only=True):
     """One plain table of a build whose rows are all there; see ``LeafTask`` for the switches."""
 
     build: int
@@ -101,8 +97,7 @@ class IndexTask:
     deferred: str = "none"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LateIndexTask:
+class LateIndexTask(msgspec.Struct, frozen=True, kw_only=True):
     """A table or leaf of a published build that lacks indexes: its ``name`` in the schema, and (index, name) of each.
 
     ``table`` is the table of ``etl.tables`` that it has the shape of, ``index`` the published name there; what stands
@@ -118,8 +113,7 @@ class LateIndexTask:
     broken: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiffTask:
+class DiffTask(msgspec.Struct, frozen=True, kw_only=True):
     """Some partitions, as (archetype, powerset) pairs, of a split and of the build that is published.
 
     ``first_record`` leaves out the records before it; ``everything`` names equal records as well.
@@ -133,8 +127,7 @@ class DiffTask:
     everything: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """How a split differs from what is published: (uid, archetype, powerset) of the powers of each kind.
 
     ``renewed`` are equal, but were asked for; ``same`` counts the equal ones that were not.
@@ -147,8 +140,7 @@ class Difference:
     same: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageTask:
+class StageTask(msgspec.Struct, frozen=True, kw_only=True):
     """Some partitions, as (archetype, powerset) pairs, of which the touched powers' rows are to be staged.
 
     ``power_order`` is the position of powers in their sets' own lists.
@@ -165,8 +157,7 @@ class StageTask:
     batch_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamesTask:
+class NamesTask(msgspec.Struct, frozen=True, kw_only=True):
     """Names (uids) of which some may be those of winning records of a split."""
 
     store: str
@@ -174,8 +165,7 @@ class NamesTask:
     uids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeafResult:
+class LeafResult(msgspec.Struct, frozen=True, kw_only=True):
     """What one leaf came to: rows and bytes per table, rejected records, seconds up to its commit.
 
     ``stint`` is what its worker did with the time, attempts to find refused records included.
@@ -259,7 +249,7 @@ def _leaf(
 def with_members(leaf: Leaf, members: Sequence[Partition]) -> Leaf:
     """Return the leaf with other partitions in it."""
     digest = hashlib.sha256("".join(f"{p.powerset}\t{p.digest}\n" for p in members).encode())
-    return replace(
+    return msgspec.structs.replace(
         leaf,
         powersets=tuple(p.powerset for p in members),
         rows=sum(p.rows for p in members),

@@ -7,9 +7,9 @@ the settings of a server are worth is ``etl.health``'s.
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 
+import msgspec
 from psycopg.rows import namedtuple_row
 
 from etl import config, db, ddl, health, parallel, storage, tables
@@ -28,8 +28,7 @@ _ARCHETYPES = 30
 _LOCKS_ELSEWHERE = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One line and its remedy; a load cannot work while it lasts, unless it ``is_advice``."""
 
     message: str

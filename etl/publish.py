@@ -20,8 +20,8 @@ import itertools
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 from psycopg import sql
 
 from etl import db, ddl, tables
@@ -43,8 +43,7 @@ Shapes = Mapping[tuple[str, str], Mapping[str, str]]
 LEDGER_VIEWS = ("import_logs", "generation", "changes", "powerset_changes", "power_names")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
     """What a publication did: the generation now live, and whether the views are settled already.
 
     ``seconds`` are those of widen, wait (for the readers of that moment), flip and settle.
@@ -52,7 +51,7 @@ class Publication:
 
     generation: int
     settled: bool
-    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    seconds: Mapping[str, float] = msgspec.field(default_factory=dict)
 
 
 def schema_of(live_schema: str, build: int) -> str:

@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from etl import db
 from etl.errors import Incomplete
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """One finished piece of a build: ``leaf`` is a leaf's name, or a word for what is not a leaf ("all", "indexes")."""
 
     table: str
@@ -35,8 +35,7 @@ def record(connection: db.Connection, build: int, receipt: Receipt) -> None:
     connection.execute(db.query("record_receipt"), {**values, "build": build, "worker": os.getpid()})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker asked for when it began its transaction: may be sent with more in one pipeline, and read behind it."""
 
     build: int

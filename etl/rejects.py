@@ -6,7 +6,6 @@ They are numbered from 1 in file order; the numbers hold until the build changes
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -22,8 +21,7 @@ from etl.store import rejects as split_rejects
 _SURELY_WHOLE = MAX_RAW_BYTES - 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True, kw_only=True):
     """The rejects of one build; ``of_load`` are those that a transform refused."""
 
     build: int

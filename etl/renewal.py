@@ -6,7 +6,8 @@ new table or a new view loads alone, and is published, gone on with and rolled b
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from etl import db, ddl, publish, resources, tables
 
@@ -14,8 +15,7 @@ from etl import db, ddl, publish, resources, tables
 _LEAN_ON = {"powersets": ("archetypes",), "powers": ("powersets",)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Renewal:
+class Renewal(msgspec.Struct, frozen=True, kw_only=True):
     """What of a published build is to be made anew: the names of ``tables`` and ``views``, one of them at least.
 
     ``base`` is the published build and ``schema`` its schema.

@@ -6,8 +6,9 @@ it: so the counts settle, ``etl verify`` holds, and ``etl rollback`` goes back. 
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import msgspec
 
 from etl import config, db, dsn, migrations, parallel, rejects, update
 from etl.errors import InputError, UsageError
@@ -19,8 +20,7 @@ from etl.splitter.tasks import Repaired, RepairTask
 EXAMPLES = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayResult:
+class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the records: ``replayed`` are loaded now (or superseded by a later record of their name).
 
     ``settled`` lines spoke of no reject of the build, most likely because they were replayed before; ``refused`` are the
@@ -32,7 +32,7 @@ class ReplayResult:
     replayed: int
     settled: int
     refused: tuple[Reject, ...]
-    refused_codes: Mapping[str, int] = field(default_factory=dict)
+    refused_codes: Mapping[str, int] = msgspec.field(default_factory=dict)
     change: update.UpdateResult | None = None
 
 
@@ -66,7 +66,7 @@ def replay(
     done = _repair(options, found, edited, strip_nul)
     if done.split_id is None:
         return _result(found, done, None)
-    wanted = replace(options, store=found.store, split_id=done.split_id)
+    wanted = msgspec.structs.replace(options, store=found.store, split_id=done.split_id)
     changed = update.update(wanted, Scope(), progress, made_from=found.split_id)
     return _result(found, done, changed)
 
@@ -84,7 +84,7 @@ def _repair(options: config.LoadOptions, found: rejects.Rejected, edited: str | 
             store=found.store,
             split_id=found.split_id,
             edited=path,
-            of_load=tuple(replace(reject, raw="") for reject in found.of_load),
+            of_load=tuple(msgspec.structs.replace(reject, raw="") for reject in found.of_load),
             strip_nul=strip_nul,
             examples=EXAMPLES,
         )

@@ -1,15 +1,15 @@
 """The scope of an update: what of a split is brought into the published build."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from etl import config, db, ddl, dsn, migrations, tables
 from etl.errors import UsageError
 from etl.store import manifest as manifests
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
     """What of a split is to be brought into the published build; the default is all of it.
 
     ``archetypes`` and ``powersets`` (lower case; None: all) choose partitions, ``first_record`` the records from there

@@ -24,10 +24,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import msgspec
 
 from etl import postgres
 from etl.errors import DatabaseError, UsageError
@@ -49,8 +50,7 @@ _MIB = 1024 * 1024
 _LOG_LIMIT_BYTES = 16 * _MIB
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerStatus:
+class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a directory's server. ``dsn`` and ``pid`` are None while it does not run."""
 
     directory: Path
@@ -59,8 +59,7 @@ class ServerStatus:
     pid: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Account:
+class _Account(msgspec.Struct, frozen=True, kw_only=True):
     """The system user that the server's processes run as; ``switch`` when that is not the caller."""
 
     name: str

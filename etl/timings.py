@@ -8,7 +8,8 @@ the workers; ``publish_…`` steps of the phase "publish".
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 PHASES = (
     "imports", "split", "start", "plan", "check", "register", "load", "index", "check again", "finish", "publish",
@@ -50,11 +51,10 @@ class Clock:
         return self._last - self.began
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stint:
+class Stint(msgspec.Struct, frozen=True, kw_only=True):
     """One task of a worker: which process did it, since when (``time.perf_counter``, one for all processes of a machine)."""
 
-    worker: int = field(default_factory=os.getpid)
+    worker: int = msgspec.field(default_factory=os.getpid)
     began: float
     seconds: Mapping[str, float]
 

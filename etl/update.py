@@ -8,10 +8,10 @@ never blocked: they see the state before or the state after.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
 import psycopg
 from psycopg import sql
 
@@ -60,8 +60,7 @@ _FEW_POWERS = 1_000
 _KINDS = ("changed", "new", "gone", "renewed")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateResult:
+class UpdateResult(msgspec.Struct, frozen=True, kw_only=True):
     """What an update did, or would do: the powers by kind (full lower-case names), counts per archetype and kind.
 
     ``generation`` is 0 for a dry run and when nothing differed. ``rows`` are those written per table. Afterwards
@@ -91,8 +90,7 @@ class UpdateResult:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Live:
+class _Live(msgspec.Struct, frozen=True, kw_only=True):
     """The published build."""
 
     build: int
@@ -157,7 +155,7 @@ def update(
         # left to do the second time.
         result = retry.persist(attempt, come_back, retry.Patience(options.retry_timeout_s, stop))
     clock.lap("end")
-    return replace(result, seconds=clock.total, timings=dict(clock.seconds))
+    return msgspec.structs.replace(result, seconds=clock.total, timings=dict(clock.seconds))
 
 
 def _pool(options: config.LoadOptions, where: str) -> parallel.Pool:
@@ -201,7 +199,7 @@ def rollback(
                 done = builds.rollback(connection, options.schema)
             live = next(b for b in builds.overview(connection, options.schema) if b.state == "live")
             return f"published build {live.build} (split {live.split_id}) again, generation {done.generation}"
-    back = update(replace(options, store=store, split_id=split_id), Scope(), progress)
+    back = update(msgspec.structs.replace(options, store=store, split_id=split_id), Scope(), progress)
     return f"went back to split {split_id} in build {back.build}, generation {back.generation}"
 
 
@@ -312,8 +310,8 @@ class _Update:
         except BaseException as error:
             ledger.fail(self._connection, run, error, self._clock.seconds, memory.peak_bytes)
             raise
-        result = replace(result, generation=generation, rows=rows, timings=dict(self._clock.seconds))
-        result = replace(result, **self._counts(rejected))
+        result = msgspec.structs.replace(result, generation=generation, rows=rows, timings=dict(self._clock.seconds))
+        result = msgspec.structs.replace(result, **self._counts(rejected))
         ledger.end(self._connection, run, _ending(result, self._manifest, memory))
         return result
 
@@ -363,7 +361,7 @@ class _Update:
         else:
             found = compare(lambda: self._create_staged("unlogged"))
         if self._scope.keep_missing:
-            found = [replace(difference, gone=()) for difference in found]
+            found = [msgspec.structs.replace(difference, gone=()) for difference in found]
         return found
 
     def _candidates(self) -> list[tuple[str, str]]:

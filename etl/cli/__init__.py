@@ -115,7 +115,7 @@ def _fail(text: str, code: int) -> None:
 def _fail_interrupted(cause: BaseException | None) -> None:
     """End after Ctrl-C, SIGTERM, or a question that was not answered."""
     if isinstance(cause, KeyboardInterrupt):
-        # CPython remembers an interrupt of a text that it runs (dataclasses are made of one) even where it was handled,
+        # CPython remembers an interrupt of a text that it runs (named tuples are made of one) even where it was handled,
         # and would end by SIGINT, whatever the exit code; running another text makes it forget.
         exec("")  # noqa: S102
         _fail("interrupted\n  next: the same command goes on", 143 if isinstance(cause, Terminated) else 130)

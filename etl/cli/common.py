@@ -5,10 +5,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import click
+import msgspec
 
 from etl import config, limits
 from etl.errors import EtlError, Interrupted, Terminated, UsageError
@@ -101,9 +101,8 @@ def emit(value: object) -> None:
 
 
 def _plain(value: object) -> object:
-    # dataclasses.asdict() would turn a Counter into one of pairs.
-    if is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, msgspec.Struct):
+        return msgspec.structs.asdict(value)
     return str(value)
 
 

@@ -5,10 +5,10 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import msgspec
 
 from etl import config, timings
 from etl.cli import common, timetable
@@ -264,7 +264,7 @@ def generate(shape: str, records: int, seed: int, out: str, dirty: float, as_jso
         given, lambda report: generating.generate(shape, records, seed, out, dirty=dirty, progress=report)
     )
     if as_json:
-        common.emit({**asdict(result), "loaded": result.loaded})
+        common.emit({**msgspec.structs.asdict(result), "loaded": result.loaded})
         return
     rate = common.size(result.bytes / max(result.seconds, 1e-9))
     click.echo(

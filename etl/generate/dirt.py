@@ -7,8 +7,9 @@ UTF-8, endless nesting) is put in as a mark first and replaced in the finished t
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from etl.generate.dice import Dice, dumps
 
@@ -29,8 +30,7 @@ _MARKS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keys:
+class Keys(msgspec.Struct, frozen=True, kw_only=True):
     """What one shape calls the members that are spoiled; ``optional`` are sets of members that may be absent."""
 
     name: str
@@ -87,8 +87,7 @@ I12 = Keys(
 Spoil = Callable[[dict[str, Any], Keys, int], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """A kind of record and what an import must do with it: accept it, reject it (stage and code) or supersede it.
 
     ``spoil`` changes the decoded record in place; its last argument counts the records of this kind from 0.
@@ -103,8 +102,7 @@ class Kind:
     is_named: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True, kw_only=True):
     """A place in the file for a record of this kind, the ``turn``-th of them.
 
     ``by_ordinal`` is the later good record whose name a superseded one takes.

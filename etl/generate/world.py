@@ -5,7 +5,8 @@ December 2025 (26,496 powers in 7,597 powersets); they decide the partition of a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from etl.generate.dice import Dice, apportion, spread
 
@@ -95,8 +96,7 @@ _SECOND = _SECOND_WORDS.split()
 _PAIRS = len(_FIRST) * len(_SECOND)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Powerset:
+class Powerset(msgspec.Struct, frozen=True, kw_only=True):
     """A powerset of ``size`` powers, the first of which has the ordinal ``start`` in the file."""
 
     category: str

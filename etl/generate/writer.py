@@ -5,10 +5,10 @@ import gzip
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import msgspec
 import zstandard
 
 from etl import model
@@ -19,8 +19,7 @@ from etl.generate.dice import dumps
 _BLOCK_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateResult:
+class GenerateResult(msgspec.Struct, frozen=True, kw_only=True):
     """What was written. ``bytes`` counts the file's JSON before any compression.
 
     ``rejects`` and ``superseded`` are what an import of the file must count; ``loaded`` is the rest. ``dirty_path`` is

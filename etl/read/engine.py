@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -36,8 +35,7 @@ _MOST_NAMES = 200_000
 _FORM = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a reader, settled."""
 
     dsn: str
@@ -49,7 +47,7 @@ class Options:
     redis_timeout_s: float
     redis_most_bytes: int
     ttl_s: Mapping[str, float]
-    pool: PoolOptions = field(default_factory=PoolOptions)
+    pool: PoolOptions = msgspec.field(default_factory=PoolOptions)
 
 
 class Engine:

@@ -8,8 +8,8 @@ that carries another mark is none; nothing need be found and deleted.
 import struct
 import threading
 import zlib
-from dataclasses import dataclass
 
+import msgspec
 import zstandard
 
 _MAGIC = b"e1"
@@ -41,8 +41,7 @@ class Garbage(ValueError):
     """Something under our key is not what we put there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
+class Marks(msgspec.Struct, frozen=True):
     """The marks that Redis has now."""
 
     everything: bytes

@@ -2,18 +2,18 @@
 
 import threading
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+import msgspec
 
 from etl.errors import DatabaseError
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class _Flight(Generic[T]):
-    done: threading.Event = field(default_factory=threading.Event)
-    brought: list[tuple[T, float]] = field(default_factory=list)
+class _Flight(msgspec.Struct, Generic[T]):
+    done: threading.Event = msgspec.field(default_factory=threading.Event)
+    brought: list[tuple[T, float]] = msgspec.field(default_factory=list)
     error: BaseException | None = None
 
 

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import msgspec
@@ -31,8 +30,7 @@ _TURN_S = 0.1
 _changes = msgspec.json.Decoder(list[tuple[int, int]])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class State(msgspec.Struct, frozen=True, kw_only=True):
     """What was published at the moment ``verified`` (``time.monotonic``).
 
     ``floor`` is the generation from which on ``powers`` and ``powersets`` tell all changes, by id.
@@ -44,8 +42,8 @@ class State:
     origin: str
     published_at: datetime
     floor: int
-    powers: Mapping[int, int] = field(default_factory=dict)
-    powersets: Mapping[int, int] = field(default_factory=dict)
+    powers: Mapping[int, int] = msgspec.field(default_factory=dict)
+    powersets: Mapping[int, int] = msgspec.field(default_factory=dict)
     verified: float = 0.0
 
 
@@ -150,7 +148,7 @@ class Generations:
             row, before = self._database.ask("read_state", {"known": 0}), None
             self._on_gap()
         if before is not None and row[0] < before.generation:  # a replica that is behind another one
-            state = replace(before, verified=asked)
+            state = msgspec.structs.replace(before, verified=asked)
         else:
             state = read_state(row, before, asked)
         present = self._state

@@ -8,15 +8,15 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from etl.read.stats import Meter
 
 Key = tuple[str, int | str]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """An answer with the generation it is filed under; ``value`` is None where ``negative``: there is no such thing."""
 
     token: int

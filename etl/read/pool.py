@@ -7,9 +7,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 import psycopg
 import psycopg_pool
 from psycopg import sql
@@ -29,8 +29,7 @@ _TRIES = 3
 _PAUSE_S = 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolOptions:
+class PoolOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How many connections there are, and how they are looked after.
 
     ``size`` are kept open, ``overflow`` more may be opened under load; a caller waits ``timeout_s`` for one. ``check``

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -31,8 +30,7 @@ class _Identified(msgspec.Struct, array_like=True):
 _identified = msgspec.json.Decoder(_Identified)
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """JSON as it was in ``generation``, and has been since ``token``."""
 
     generation: int

@@ -6,7 +6,6 @@ at more (lists over many sets, searches, "there is no such thing") under the gen
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -45,8 +44,7 @@ _POWER_BYTES = 2_400
 _SUMMARY_RATIO = 1.9
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """One question; ``load`` asks the database."""
 
     kind: str

@@ -9,10 +9,10 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -33,8 +33,7 @@ _PROCESS_S = 24 * 3600
 _TAKEN_S = 35
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """A key to look for: a positive answer under ``key``, a negative one under ``absent`` (the same for lists)."""
 
     key: str

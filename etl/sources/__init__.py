@@ -1,7 +1,6 @@
 """The input formats: adding one is one file in this folder and one line in the registry."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -9,8 +8,7 @@ import msgspec
 from etl.sources import cod, i12, mids
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
+class Format(msgspec.Struct, frozen=True, kw_only=True):
     """What the splitter must know of a format.
 
     ``record`` is the type that one record is decoded to; its fields are the store's columns. ``keys`` are those by which

@@ -7,7 +7,6 @@ it is tried again up to there, and then the guilty record is delimited by string
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -22,8 +21,7 @@ _PLACE = re.compile(r"\(byte (\d+)\)$")
 _BEYOND_STOP = 64 * 1024
 
 
-@dataclass(slots=True)
-class Lot:
+class Lot(msgspec.Struct):
     """Records in a row: their bytes as they stand in the stream, and where each begins.
 
     ``faults`` are (code, reason) of those that are no JSON objects, by their number in the lot. ``whole`` is the text of
@@ -31,9 +29,9 @@ class Lot:
     the way; ``shallow`` if none of them can be nested too deep.
     """
 
-    texts: list[bytes] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    faults: dict[int, tuple[str, str]] = field(default_factory=dict)
+    texts: list[bytes] = msgspec.field(default_factory=list)
+    offsets: list[int] = msgspec.field(default_factory=list)
+    faults: dict[int, tuple[str, str]] = msgspec.field(default_factory=dict)
     whole: bytes | None = None
     records: list[Any] | None = None
     shallow: bool = False

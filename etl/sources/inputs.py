@@ -3,8 +3,9 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from etl.errors import InputError
 from etl.model import SourceInfo
@@ -21,15 +22,14 @@ _SAMPLE_BYTES = 64 * 1024
 _MOST_NOTES = 1_000
 
 
-@dataclass(slots=True)
-class Source:
+class Source(msgspec.Struct):
     """One source as it was found: what it is, its files inside where it has such, and how its records are arranged."""
 
     info: SourceInfo
     root: str
-    files: list[tuple[str, int]] = field(default_factory=list)
-    indexes: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    files: list[tuple[str, int]] = msgspec.field(default_factory=list)
+    indexes: list[str] = msgspec.field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
     layout: shapes.Layout | None = None
 
     @property
@@ -38,8 +38,7 @@ class Source:
         return self.info.kind == "directory"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Geometry:
+class Geometry(msgspec.Struct, frozen=True, kw_only=True):
     """One range of a source, before it becomes a task."""
 
     kind: str

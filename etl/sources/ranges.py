@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -14,8 +13,7 @@ from etl.sources.cutting import Lot
 BYTES, STREAM, FILES, MEMBERS = "bytes", "stream", "files", "members"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RangeTask:
+class RangeTask(msgspec.Struct, frozen=True, kw_only=True):
     """One range. ``kind`` is "bytes" (``start`` to ``stop`` of a plain file), "stream", "files" or "members".
 
     The first record of a byte range is the first one that begins at or after ``start``: exactly there if ``exact``,
@@ -46,8 +44,7 @@ class RangeTask:
     all_keys: bool = False
 
 
-@dataclass(slots=True)
-class RangeReader:
+class RangeReader(msgspec.Struct):
     """Reads one range as lots of records; afterwards ``start`` and ``end`` say which bytes it really covered.
 
     A stream that cannot be read twice has no format beforehand ("auto"): ``format`` is known with its first lot.
@@ -149,15 +146,14 @@ def _open(task: RangeTask, name: str) -> Iterator[streams.Readable]:
             yield stream
 
 
-@dataclass(slots=True)
-class Counted:
+class Counted(msgspec.Struct):
     """A stream that reports how many bytes were read from it; ``digest`` is theirs if ``hashed``."""
 
     stream: streams.Readable
     report: Callable[[int], None]
     hashed: bool = False
     done: int = 0
-    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    digest: "hashlib._Hash" = msgspec.field(default_factory=hashlib.sha256)
 
     def read(self, size: int = -1, /) -> bytes:
         """Return at most ``size`` bytes."""

@@ -10,7 +10,6 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -25,8 +24,7 @@ MAX_RAW_BYTES = 64 * 1024
 _SURELY_SHORT = MAX_NAME_BYTES // 4  # characters: none takes more than four bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Home:
+class Home(msgspec.Struct, frozen=True):
     """The partition of a record, and the powerset's names as the record writes them."""
 
     archetype: str
@@ -35,20 +33,19 @@ class Home:
     title: str | None
 
 
-@dataclass(slots=True)
-class Rows:
+class Rows(msgspec.Struct):
     """Records that can be loaded, as columns: whose they are, where they stood, and themselves.
 
     ``digests`` are of the minified texts as the source wrote them, ``sizes`` the lengths of those in bytes.
     """
 
-    uids: list[str] = field(default_factory=list)
-    homes: list[Home] = field(default_factory=list)
-    ordinals: list[int] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    records: list[Any] = field(default_factory=list)
+    uids: list[str] = msgspec.field(default_factory=list)
+    homes: list[Home] = msgspec.field(default_factory=list)
+    ordinals: list[int] = msgspec.field(default_factory=list)
+    offsets: list[int] = msgspec.field(default_factory=list)
+    digests: list[bytes] = msgspec.field(default_factory=list)
+    sizes: list[int] = msgspec.field(default_factory=list)
+    records: list[Any] = msgspec.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -65,33 +62,29 @@ class Rows:
 
     def only(self, wanted: Iterable[int]) -> "Rows":
         """Return some of the rows, by their numbers."""
-        names = self.__dataclass_fields__
+        names = self.__struct_fields__
         wanted = list(wanted)
         return Rows(**{name: [getattr(self, name)[row] for row in wanted] for name in names})
 
 
-@dataclass(slots=True)
 class Checker:
     """Turns lots of one source into rows; rejects and counts gather here. ``file`` is where the lots are from.
 
     ``count_keys`` counts the members that are lost because their key comes again in one object, if there is one.
     """
 
-    format: Format
-    source: str
-    strip_nul: bool = True
-    file: str | None = None
-    count_keys: Callable[[bytes], int] | None = None
-    rejects: list[Reject] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    _decoder: msgspec.json.Decoder[Any] = field(init=False)
-    _lots: msgspec.json.Decoder[Any] = field(init=False)
-    _homes: dict[tuple[Any, ...], Home] = field(init=False, default_factory=dict)
-    _nested: Callable[[Any], tuple[msgspec.Raw, ...]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Build the decoders once."""
-        self._decoder = msgspec.json.Decoder(self.format.record)
+    def __init__(
+        self, form: Format, source: str, strip_nul: bool = True, count_keys: Callable[[bytes], int] | None = None
+    ) -> None:
+        self.format = form
+        self.source = source
+        self.strip_nul = strip_nul
+        self.count_keys = count_keys
+        self.file: str | None = None
+        self.rejects: list[Reject] = []
+        self.counts: Counter[str] = Counter()
+        self._homes: dict[tuple[Any, ...], Home] = {}
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self.format.record)
         self._nested = operator.attrgetter(*exactness.nested(self.format.record))
         self._lots = msgspec.json.Decoder(list[exactness.guarded(self.format.record)])  # type: ignore[misc]
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import msgspec
 
@@ -17,8 +16,7 @@ _BOM = b"\xef\xbb\xbf"
 _FIRST_KEY = re.compile(rb'\{\s*"(?:[^"\\]|\\.)*"\s*:', re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
     """``container`` is "array", "lines" (NDJSON) or "object" (one record); ``start`` the byte of the first record.
 
     ``separator`` are the bytes from the end of the first record through the first key of the second one, ``lead`` how

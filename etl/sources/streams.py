@@ -11,9 +11,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
+import msgspec
 import zstandard
 
 from etl.errors import InputError
@@ -63,8 +63,7 @@ def open_stream(path: str, member: str | None = None) -> Iterator[Readable]:
         yield _Named(stream, path)
 
 
-@dataclass(frozen=True, slots=True)
-class _Named:
+class _Named(msgspec.Struct, frozen=True):
     """A stream whose failures name the file."""
 
     stream: Any

@@ -11,7 +11,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -40,8 +39,7 @@ _LEAST_STORE = 0.05
 _TICK_S = 0.4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitResult:
+class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
     """A split and how it came about: ``reused`` if it was there already."""
 
     manifest: Manifest
@@ -110,8 +108,7 @@ def source_changed(found: Manifest) -> list[str]:
     return [sentence for sentence in map(inputs.changed, found.sources) if sentence]
 
 
-@dataclass(slots=True)
-class Job:
+class Job(msgspec.Struct):
     """The work of one run: what is split, and who splits it."""
 
     options: SplitOptions
@@ -298,7 +295,7 @@ def _wrong_start(planned: list[ranges.RangeTask], finished: dict[int, RangeDone 
         if task.kind != ranges.BYTES or before.source != task.source:
             continue
         if isinstance(outcome, Exception) or outcome.start != ended.end:
-            planned[task.number] = replace(task, start=ended.end, exact=True)
+            planned[task.number] = msgspec.structs.replace(task, start=ended.end, exact=True)
             return [planned[task.number]]
     last = finished[planned[-1].number]
     if isinstance(last, Exception):
@@ -340,7 +337,7 @@ def _settle_stream(job: Job) -> None:
     """Give a stream's split the id that its content asks for, now that it is known."""
     store, result = job.options.store, results.read(job.options.store, job.split_id, 0)
     assert result is not None
-    job.sources[0].info = replace(job.sources[0].info, sha256=result.sha256, bytes=result.bytes)
+    job.sources[0].info = msgspec.structs.replace(job.sources[0].info, sha256=result.sha256, bytes=result.bytes)
     settled = _hash(job, [("stream", result.bytes, result.sha256)], result.format)
     if storage.is_local(store):
         storage.delete(places.split_folder(store, settled))

@@ -7,8 +7,8 @@ import bisect
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,8 +20,7 @@ from etl.store.results import RangeResult
 _COLUMNS = ("uid", "ordinal", "offset", "archetype", "powerset", "digest")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """A row whose name may have come twice. The order is the file order; ``row`` counts in its record batch."""
 
     source: int

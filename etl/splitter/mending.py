@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -42,19 +41,17 @@ class Line(msgspec.Struct):
         return bytes(self.record) or (self.raw or "").encode(errors="surrogatepass")
 
 
-@dataclass(slots=True)
-class Mending:
+class Mending(msgspec.Struct):
     """What the file's records came to: those that can be loaded by now, which are held in memory, and the others."""
 
     task: RepairTask
     base: Manifest
-    rows: dict[Place, tuple[Rows, int]] = field(
-        default_factory=dict
-    )  # one-row columns each would be many: (rows, index)
-    counts: Counter[str] = field(default_factory=Counter)
-    refused: list[Reject] = field(default_factory=list)
+    # One-row columns each would be many: (rows, index).
+    rows: dict[Place, tuple[Rows, int]] = msgspec.field(default_factory=dict)
+    counts: Counter[str] = msgspec.field(default_factory=Counter)
+    refused: list[Reject] = msgspec.field(default_factory=list)
     settled: int = 0
-    open: dict[Place, Reject] = field(default_factory=dict)
+    open: dict[Place, Reject] = msgspec.field(default_factory=dict)
 
     @property
     def form(self) -> Format:
@@ -65,7 +62,7 @@ class Mending:
         """Check all records of the file, some megabytes at a time."""
         numbers = {info.path: number for number, info in enumerate(self.base.sources)}
         for reject in [*store_rejects.read(self.task.store, self.base), *self.task.of_load]:
-            self.open[numbers[reject.source], reject.ordinal] = replace(reject, raw="")
+            self.open[numbers[reject.source], reject.ordinal] = msgspec.structs.replace(reject, raw="")
         held: dict[Place, Line] = {}
         size = 0
         for line in store_rejects.read_lines(self.task.edited, Line):

@@ -8,9 +8,9 @@ import datetime
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -47,8 +47,7 @@ def repair(task: RepairTask) -> Repaired:
     return found.result(split_id)
 
 
-@dataclass(frozen=True, slots=True)
-class _Old:
+class _Old(msgspec.Struct, frozen=True):
     """A winning row of the old split that a mended record meets: by its name, or because it is mended itself."""
 
     place: Place
@@ -60,16 +59,17 @@ class _Old:
     row: int
 
 
-@dataclass(slots=True)
-class _Writing:
+class _Writing(msgspec.Struct):
     """Writes the new split."""
 
     task: RepairTask
     base: Manifest
     mending: Mending
     split_id: str
-    lost: list[Superseded] = field(default_factory=list)
-    dropped: defaultdict[tuple[tuple[str, str], int], list[_Old]] = field(default_factory=lambda: defaultdict(list))
+    lost: list[Superseded] = msgspec.field(default_factory=list)
+    dropped: defaultdict[tuple[tuple[str, str], int], list[_Old]] = msgspec.field(
+        default_factory=lambda: defaultdict(list)
+    )
 
     def write(self) -> None:
         """Write the parts, the entities, the rejects that are left, and the manifest."""
@@ -198,12 +198,14 @@ class _Writing:
         for number, ref in enumerate(partition.batches):
             rows = self.dropped.get(((partition.archetype, partition.powerset), number), [])
             if rows:
-                batches[number] = replace(ref, drop=tuple(sorted({*ref.drop, *(one.row for one in rows)})))
+                batches[number] = msgspec.structs.replace(
+                    ref, drop=tuple(sorted({*ref.drop, *(one.row for one in rows)}))
+                )
                 gone += rows
         if not gone:
             return partition
         digest = (int(partition.digest, 16) - sum(one.digest for one in gone)) % MODULUS
-        return replace(
+        return msgspec.structs.replace(
             partition,
             batches=tuple(batches),
             rows=partition.rows - len(gone),
@@ -227,14 +229,14 @@ class _Writing:
         mended = [self.mending.open[place] for place in self.mending.rows]
         codes = Counter(base.reject_codes)
         codes.subtract(reject.code for reject in mended if reject.stage == "split")
-        return replace(
+        return msgspec.structs.replace(
             base,
             split_id=self.split_id,
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             rows=sum(partition.rows for partition in partitions),
             superseded=base.superseded + len(self.lost),
             rejects=codes.total(),
-            partitions=tuple(replace(p, display_name=titles[p.powerset]) for p in partitions),
+            partitions=tuple(msgspec.structs.replace(p, display_name=titles[p.powerset]) for p in partitions),
             superseded_places=(*base.superseded_places, *self.lost),
             reject_codes={code: count for code, count in codes.items() if count},
             notes=(*base.notes, f"{len(mended):,} rejects of split {base.split_id} were mended and replayed"),
@@ -262,7 +264,7 @@ def _with(partition: Partition | None, share: Share) -> Partition:
             digest=f"{int(share.digest, 16):032x}",
             batches=batches,
         )
-    return replace(
+    return msgspec.structs.replace(
         partition,
         rows=partition.rows + share.rows,
         bytes=partition.bytes + share.bytes,

@@ -5,7 +5,8 @@ The coordinator never imports pyarrow: that would cost every command a fifth of 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from etl import limits
 from etl.model import Reject, SourceInfo
@@ -13,8 +14,7 @@ from etl.sources.ranges import RangeTask
 from etl.store.results import RangeResult
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RangeDone:
+class RangeDone(msgspec.Struct, frozen=True, kw_only=True):
     """What the coordinator must know of a finished range."""
 
     number: int
@@ -27,8 +27,7 @@ class RangeDone:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergeTask:
+class MergeTask(msgspec.Struct, frozen=True, kw_only=True):
     """What the manifest says beside what the ranges found.
 
     ``archetypes`` and ``powersets`` are files; ``indexes`` are (folder, index files of powersets below it) and ``trees``
@@ -49,8 +48,7 @@ class MergeTask:
     max_rejects: limits.Limit | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TallyTask:
+class TallyTask(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a validation: ``merge`` says where the ranges lie; so many ``examples`` of each code are wanted."""
 
     merge: MergeTask
@@ -58,8 +56,7 @@ class TallyTask:
     rejects_file: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
     """What a validation came to; ``codes`` and ``stages`` count the rejects, ``counts`` what was cleaned."""
 
     format: str
@@ -72,8 +69,7 @@ class Tally:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepairTask:
+class RepairTask(msgspec.Struct, frozen=True, kw_only=True):
     """Mended rejects of a split: ``edited`` is a file of lines as ``etl rejects export`` writes them.
 
     ``of_load`` are the rejects of the published build that a transform refused. At most ``examples`` of the records
@@ -88,8 +84,7 @@ class RepairTask:
     examples: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repaired:
+class Repaired(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the records of a file: ``split_id`` is the split that has those that were ``repaired``, if any.
 
     ``settled`` is the number of lines that speak of no reject (any more); ``refused`` are the first of those that are
@@ -145,7 +140,7 @@ def try_range(task: RangeTask) -> RangeDone:
 
 def try_every_key(task: RangeTask) -> RangeDone:
     """Validate one range, and look for keys that come twice at any depth; see etl.splitter.trial."""
-    return try_range(replace(task, all_keys=True))
+    return try_range(msgspec.structs.replace(task, all_keys=True))
 
 
 def tally(task: TallyTask) -> Tally:

@@ -7,7 +7,6 @@ name, in file order, so that superseded records can be told, and what was refuse
 import hashlib
 import time
 from array import array
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -28,8 +27,7 @@ _MOST_BYTES = 16 << 20
 _HASH_BYTES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """A record that a transform refused: its row among those that the splitter let through, and what is said of it."""
 
     row: int
@@ -87,7 +85,7 @@ class Trial:
             places_of = {ordinal: row for row, ordinal in enumerate(rows.ordinals)}
             for reject in rejects.with_records(refused, batch, self._format):
                 row = places_of[reject.ordinal] + self._done
-                self.refused.append(Refused(row, replace(reject, source=self._task.path)))
+                self.refused.append(Refused(row, msgspec.structs.replace(reject, source=self._task.path)))
         self._done += len(rows)
 
 
@@ -124,7 +122,7 @@ def try_range(task: ranges.RangeTask) -> RangeDone:
     tried = _Work(task, count_keys=cleaning.duplicate_keys_anywhere if task.all_keys else cleaning.duplicate_keys)
     done = work.finish(tried, begun)
     if tried.trial and tried.trial.refused:
-        refused = [replace(one, reject=_named(one.reject, tried.files)) for one in tried.trial.refused]
+        refused = [msgspec.structs.replace(one, reject=_named(one.reject, tried.files)) for one in tried.trial.refused]
         place = places.in_range(task.store, task.split_id, task.number, "refused")
         storage.write_bytes(place, msgspec.json.Encoder().encode_lines(refused))
     return done
@@ -133,4 +131,4 @@ def try_range(task: ranges.RangeTask) -> RangeDone:
 def _named(reject: Reject, files: list[tuple[int, str]]) -> Reject:
     """Return the reject with the file inside the source that its record is in."""
     before = [name for first, name in files if first <= reject.ordinal]
-    return replace(reject, file=before[-1]) if before else reject
+    return msgspec.structs.replace(reject, file=before[-1]) if before else reject

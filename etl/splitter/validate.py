@@ -8,7 +8,8 @@ is kept of a range, for as long as the validation takes, are 8 bytes for each re
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from etl import limits, metrics, parallel, storage
 from etl.config import SplitOptions
@@ -21,8 +22,7 @@ _SPLIT_ID = "validation"
 EXAMPLES = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValidateResult:
+class ValidateResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a load would do: ``records = accepted + superseded + rejected`` holds for every instance.
 
     ``reject_codes`` and ``stages`` count the rejects; ``examples`` are the first of each code, in file order.
@@ -39,7 +39,7 @@ class ValidateResult:
     reject_codes: Mapping[str, int]
     stages: Mapping[str, int]
     examples: tuple[Reject, ...]
-    cleaned: Mapping[str, int] = field(default_factory=dict)
+    cleaned: Mapping[str, int] = msgspec.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     bytes: int = 0
     seconds: float = 0.0
@@ -63,7 +63,7 @@ def validate(
     """
     begun = time.perf_counter()
     with metrics.PeakMemory() as memory, tempfile.TemporaryDirectory(prefix="etl-validate-") as folder:
-        job = plan(replace(options, store=folder))
+        job = plan(msgspec.structs.replace(options, store=folder))
         job.split_id = _SPLIT_ID
         storage.make_folder(storage.join(folder, _SPLIT_ID, "ranges"))
         # Standard input belongs to this process.
@@ -73,7 +73,7 @@ def validate(
             split_ranges(job, progress, tasks.try_every_key if all_keys else tasks.try_range)
             found = _tally(job, examples, rejects_file)
     limits.check_all(options.max_rejects, found.rejected, found.records)
-    return replace(found, seconds=time.perf_counter() - begun, peak_bytes=memory.peak_bytes)
+    return msgspec.structs.replace(found, seconds=time.perf_counter() - begun, peak_bytes=memory.peak_bytes)
 
 
 def _tally(job: Job, examples: int, rejects_file: str | None) -> ValidateResult:

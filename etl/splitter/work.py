@@ -6,7 +6,6 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -78,16 +77,15 @@ def finish(work: "Work", begun: float) -> RangeDone:
     return tasks.done(result)
 
 
-@dataclass(slots=True)
-class Work:
+class Work(msgspec.Struct):
     """Reads and checks one range; its rows go to the writer."""
 
     task: ranges.RangeTask
-    refused: list[bytes] = field(default_factory=list)
-    powersets: list[mids.Powerset] = field(default_factory=list)
-    files: list[tuple[int, str]] = field(default_factory=list)
-    codes: Counter[str] = field(default_factory=Counter)
-    counts: Counter[str] = field(default_factory=Counter)
+    refused: list[bytes] = msgspec.field(default_factory=list)
+    powersets: list[mids.Powerset] = msgspec.field(default_factory=list)
+    files: list[tuple[int, str]] = msgspec.field(default_factory=list)
+    codes: Counter[str] = msgspec.field(default_factory=Counter)
+    counts: Counter[str] = msgspec.field(default_factory=Counter)
     records: int = 0
     done_bytes: int = 0
     uids: bytes = b""

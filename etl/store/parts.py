@@ -11,10 +11,10 @@ import struct
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.ipc
 
@@ -32,8 +32,7 @@ _OPEN_PARTS = 64
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Slice:
+class _Slice(msgspec.Struct, frozen=True):
     """Rows of one partition, neighbours in a flush: the first one, how many, the bytes of their text."""
 
     key: tuple[str, str]
@@ -184,8 +183,7 @@ class PartWriter:
         share.add(piece.bytes, digest, ref)
 
 
-@dataclass(slots=True)
-class _Part:
+class _Part(msgspec.Struct):
     name: str
     writer: Any
     batches: int = 0

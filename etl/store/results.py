@@ -1,7 +1,5 @@
 """What a finished range leaves behind for the manifest, as JSON beside its parts."""
 
-from dataclasses import dataclass, field
-
 import msgspec
 
 from etl import storage
@@ -11,8 +9,7 @@ from etl.store import places
 MODULUS = 1 << 128
 
 
-@dataclass(slots=True)
-class Share:
+class Share(msgspec.Struct):
     """What one range holds of one partition. ``digest`` is the sum of its records' digests modulo 2**128, in hex."""
 
     archetype: str
@@ -22,7 +19,7 @@ class Share:
     rows: int = 0
     bytes: int = 0
     digest: str = "0"
-    batches: list[BatchRef] = field(default_factory=list)
+    batches: list[BatchRef] = msgspec.field(default_factory=list)
 
     def add(self, size: int, digest: int, ref: BatchRef) -> None:
         """Add the rows of one record batch."""
@@ -32,8 +29,7 @@ class Share:
         self.batches.append(ref)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """One record batch as it was written."""
 
     part: str
@@ -41,8 +37,7 @@ class Batch:
     rows: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RangeResult:
+class RangeResult(msgspec.Struct, frozen=True, kw_only=True):
     """A finished range: what it covered and what it found.
 
     ``start`` and ``end`` are the first byte and the byte after the last record of a byte range, ``key`` the geometry that

@@ -1,7 +1,8 @@
 """The splits of a store as things that take space: which may go, and their going."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from etl import storage
 from etl.errors import StoreError
@@ -9,8 +10,7 @@ from etl.store import manifest as manifests
 from etl.store import places
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
+class Split(msgspec.Struct, frozen=True, kw_only=True):
     """A finished split, and the bytes that it takes."""
 
     split_id: str

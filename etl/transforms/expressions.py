@@ -10,7 +10,8 @@ raises: a text that does not parse still gives its references, without groups.
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+import msgspec
 
 MAX_GROUPS = 64
 """A condition whose disjunctive form has more alternatives than this gives references without a group."""
@@ -28,8 +29,7 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _COMPARISONS = {"==", "!=", ">=", "<=", ">", "<", "eq", "ne", "eq?", "ne?"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
     """One mention of a power or powerset in a condition.
 
     ``uid`` is lower case; ``kind`` is power, powerset, archetype or other. ``group_no`` numbers the alternatives of the
@@ -90,9 +90,11 @@ def references(text: str) -> tuple[Reference, ...]:
 
 def _place(mention: Reference, number: int, groups: _Groups | None) -> Reference:
     if groups is None:
-        return replace(mention, group_no=None, alternative=True)
+        return msgspec.structs.replace(mention, group_no=None, alternative=True)
     standing = [position for position, group in enumerate(groups) if number in group]
-    return replace(mention, group_no=standing[0] if standing else None, alternative=len(standing) < len(groups))
+    return msgspec.structs.replace(
+        mention, group_no=standing[0] if standing else None, alternative=len(standing) < len(groups)
+    )
 
 
 class _Unparsable(Exception):
@@ -163,7 +165,9 @@ class _Parser:
     def _count(self, first: int, operator: str, bound: str) -> None:
         if operator in (">", ">=") and bound.isdecimal() and len(bound) < 6:
             least = int(bound) + (operator == ">")
-            self.mentions[first:] = [replace(mention, min_count=max(least, 1)) for mention in self.mentions[first:]]
+            self.mentions[first:] = [
+                msgspec.structs.replace(mention, min_count=max(least, 1)) for mention in self.mentions[first:]
+            ]
 
     def _sum(self, negated: bool) -> _Groups:
         groups = self._operand(negated)

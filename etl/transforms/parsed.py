@@ -1,7 +1,6 @@
 """What a format's module makes of a record batch: the same frames whatever the format."""
 
-from dataclasses import dataclass
-
+import msgspec
 import polars as pl
 import pyarrow as pa
 
@@ -9,8 +8,7 @@ from etl import model
 from etl.transforms.expressions import Reference
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True, kw_only=True):
     """The records of one batch in canonical form; ``row`` everywhere is the row number in ``batch``.
 
     ``batch`` lacks the rejected rows. ``powers`` has a row per record and the columns of table powers that the source

@@ -8,9 +8,9 @@ tables; the server compares rows and contents.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import psycopg
 from psycopg import sql
 
@@ -26,8 +26,7 @@ from etl.verify.proofs import SHOWN, Finding, LeafTask, NamesTask, Proven, RowDi
 __all__ = ["Finding", "RowDifference", "VerifyResult", "verify"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyResult:
+class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
     """What verification came to: it holds if there are no ``findings``.
 
     ``rows`` are those that are there, per table; ``compared`` is False where the store no longer has the split, which
@@ -47,8 +46,7 @@ class VerifyResult:
     seconds: float
 
 
-@dataclass(slots=True, kw_only=True)
-class _Case:
+class _Case(msgspec.Struct, kw_only=True):
     """What the steps of one verification share."""
 
     connection: db.Connection
@@ -62,9 +60,9 @@ class _Case:
     leaves: list[Leaf]
     manifest: Manifest | None = None
     splits: Splits | None = None
-    rows: Counter[tuple[str, str]] = field(default_factory=Counter)
+    rows: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
     rejects: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = msgspec.field(default_factory=list)
 
 
 def verify(
@@ -222,7 +220,7 @@ def _leaf_tasks(case: _Case, snapshot: str) -> list[LeafTask]:
             build=case.build,
             schema=case.schema,
             splits=case.splits,
-            leaf=replace(leaf, powersets=()),
+            leaf=msgspec.structs.replace(leaf, powersets=()),
             tables=tuple(name for name in case.names if name in tables.LEAF_TABLES),
         )
         for leaf in sorted(case.leaves, key=lambda leaf: -leaf.bytes)

@@ -4,8 +4,8 @@ The checksum is a sum of hashes of rows as text, without the times at which they
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 from psycopg import sql
 
 from etl import db
@@ -14,8 +14,7 @@ from etl.verify.proofs import SHOWN, Finding, RowDifference
 _TIMES = ("created_at", "updated_at")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True, kw_only=True):
     """A relation and what it should be: both have the ``columns``, "id" among them.
 
     ``owner`` is the column whose id ``registry`` (a table of schema ``etl``) gives a name to; ``condition`` says which
@@ -27,7 +26,7 @@ class Pair:
     columns: Sequence[str]
     owner: str = "id"
     registry: str = "power_key"
-    condition: sql.Composable = field(default_factory=lambda: sql.SQL("true"))
+    condition: sql.Composable = msgspec.field(default_factory=lambda: sql.SQL("true"))
 
 
 def columns_of(connection: db.Connection, schema: str, name: str) -> list[str]:

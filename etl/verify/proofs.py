@@ -1,6 +1,6 @@
 """What verification asks of workers, and what it finds. Nothing but strings and numbers."""
 
-from dataclasses import dataclass
+import msgspec
 
 from etl.plan import Leaf
 
@@ -8,8 +8,7 @@ SHOWN = 10
 """So many rows are named of each difference; all of them are counted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowDifference:
+class RowDifference(msgspec.Struct, frozen=True, kw_only=True):
     """One row that is not as it should be: ``how`` is "differs" (in ``columns``), "missing" or "extra".
 
     ``name`` is the registered name of its power, powerset or archetype; None where the id is not registered.
@@ -21,8 +20,7 @@ class RowDifference:
     columns: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that is wrong, as a sentence.
 
     ``check`` is a short stable word: "rows", "store", "entities", "directory", "index", "key", "leaf", "view",
@@ -38,8 +36,7 @@ class Finding:
     is_mended_by_load: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Splits:
+class Splits(msgspec.Struct, frozen=True, kw_only=True):
     """Where the records of a build are.
 
     ``own`` is the split that the build is named after; ``later`` are those that parts of it were renewed from, oldest
@@ -53,8 +50,7 @@ class Splits:
     overlays: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeafTask:
+class LeafTask(msgspec.Struct, frozen=True, kw_only=True):
     """One leaf of the published build, to be compared with what the store gives for it.
 
     ``splits`` is None where the store no longer has the build's split: then the rows are only counted. ``snapshot`` is
@@ -69,8 +65,7 @@ class LeafTask:
     tables: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamesTask:
+class NamesTask(msgspec.Struct, frozen=True, kw_only=True):
     """The directory and the entities of the published build, to be compared with those of the split."""
 
     snapshot: str
@@ -79,8 +74,7 @@ class NamesTask:
     splits: Splits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proven:
+class Proven(msgspec.Struct, frozen=True, kw_only=True):
     """What a task came to: the rows that are there per table, what was found, how many records would be set aside."""
 
     rows: dict[str, int]

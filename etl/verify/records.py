@@ -4,10 +4,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+import msgspec
 import psycopg
 import pyarrow as pa
 from psycopg import sql
@@ -54,8 +54,7 @@ def prove_leaf(task: LeafTask) -> Proven:
     return Proven(rows=rows, findings=tuple(again.findings), rejects=again.rejects)
 
 
-@dataclass(slots=True)
-class _Again:
+class _Again(msgspec.Struct):
     """What came of transforming a leaf's records again; ``made`` is False where they could not be read."""
 
     findings: list[Finding]
@@ -120,12 +119,11 @@ def _store_finding(task: LeafTask, message: str) -> Finding:
     return Finding(check="store", table="powers", leaf=task.leaf.name, message=message)
 
 
-@dataclass(slots=True)
-class _Counts:
+class _Counts(msgspec.Struct):
     """Rows and sums of digests per powerset, as the manifest states them."""
 
-    digests: Counter[str] = field(default_factory=Counter)
-    rows: Counter[str] = field(default_factory=Counter)
+    digests: Counter[str] = msgspec.field(default_factory=Counter)
+    rows: Counter[str] = msgspec.field(default_factory=Counter)
 
     def watch(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the batches, counting what goes by."""
@@ -213,7 +211,7 @@ def _transform(
     if not batch.num_rows:
         return
     connection.execute(db.query("add_expected_ids"), {"ids": list(ids.values())})
-    built, refused = tables.build(manifest.format, batch, replace(context, power_ids=ids), names)
+    built, refused = tables.build(manifest.format, batch, msgspec.structs.replace(context, power_ids=ids), names)
     for name in names:
         bulkload.copy(connection, db.identifier(f"expected_{name}"), tables.spec(name).columns, [built[name]])
     _check_rejects(connection, task, [reject.uid for reject in refused if reject.uid], again)

@@ -3,11 +3,12 @@
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from msgspec.structs import replace
 
 import etl
 from etl import builds, config, coordinator, db, update
