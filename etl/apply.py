@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from psycopg import sql
 
-from etl import db, ddl, plan, tables
+from etl import db, ddl, plan, staged, tables
 from etl.errors import MismatchError
 from etl.model import Manifest, Partition
 from etl.plan import Leaf
@@ -51,6 +51,15 @@ class Prepared(msgspec.Struct, frozen=True):
     gone: Counter[tuple[int, int]]
 
 
+def loaded(
+    connection: db.Connection, schema: str, partitions: Sequence[tuple[str, str]]
+) -> dict[str, tuple[bytes, str, str]]:
+    """Return what a build holds of some (archetype, powerset) pairs: uid -> (digest, archetype, powerset)."""
+    query = db.query("loaded_hashes", schema=db.identifier(schema))
+    rows = connection.execute(query, {"powersets": [powerset for _, powerset in partitions]}).fetchall()
+    return {uid: (bytes(digest), archetype, powerset) for uid, digest, archetype, powerset in rows}
+
+
 def prepare(connection: db.Connection, job: Application) -> Prepared:
     """Do what needs the touched powers and the staged entities, but not the staged rows.
 
@@ -61,7 +70,7 @@ def prepare(connection: db.Connection, job: Application) -> Prepared:
     gone = Counter[tuple[int, int]]()
     if "powers" in job.tables:
         relation = db.identifier(job.schema, "powers")
-        statement = db.query("delete_touched_powers", schema=db.identifier(job.schema), relation=relation)
+        statement = db.query("delete_touched_powers", relation=relation)
         gone.update({place[:2]: place[2] for place in connection.execute(statement).fetchall()})
     if job.entities:
         _upsert_entities(connection, job)
@@ -99,16 +108,8 @@ def apply(connection: db.Connection, job: Application, prepared: Prepared) -> tu
         connection.execute(db.query("refresh_view", relation=db.identifier(home, name)))
     generation = _raise_generation(connection, job)
     rename_build(connection, job, leaves)
-    drop_staged(connection, job.schema)
+    staged.drop(connection)
     return generation, rejected
-
-
-def drop_staged(connection: db.Connection, schema: str) -> None:
-    """Drop what an update staged, or a stopped one left."""
-    found = connection.execute(db.query("staged_exists"), {"schema": schema}).fetchall()
-    with connection.pipeline():
-        for (name,) in found:
-            connection.execute(db.query("drop_table", relation=db.identifier(schema, name)))
 
 
 def _add_leaves(connection: db.Connection, job: Application) -> list[Leaf]:
@@ -184,8 +185,7 @@ def _replace(connection: db.Connection, schema: str, name: str) -> Counter[tuple
     Powers have gone before. Returns by how many rows each (archetype id, powerset id) grew.
     """
     relation, key = db.identifier(schema, name), sql.Identifier("id" if name == "powers" else "power_id")
-    staged, home = db.identifier(schema, f"staged_{name}"), db.identifier(schema)
-    places = {"schema": home, "relation": relation, "staged": staged}
+    places = {"relation": relation, "staged": staged.relation(name)}
     grown = Counter[tuple[int, int]]()
     rows = connection.execute(db.query("columns_of"), {"schema": schema, "name": name}).fetchall()
     columns = [column for (column,) in rows]
@@ -193,7 +193,7 @@ def _replace(connection: db.Connection, schema: str, name: str) -> Counter[tuple
         for archetype, powerset, count in connection.execute(_keep_equal(connection, schema, name, columns)).fetchall():
             grown[archetype, powerset] -= count
     for archetype, powerset, count in connection.execute(
-        db.query("count_staged", schema=home, staged=staged, key=key)
+        db.query("count_staged", staged=staged.relation(name), key=key)
     ).fetchall():
         grown[archetype, powerset] += count
     if name == "powers":
@@ -205,23 +205,23 @@ def _replace(connection: db.Connection, schema: str, name: str) -> Counter[tuple
 
 def _keep_equal(connection: db.Connection, schema: str, name: str, columns: Sequence[str]) -> db.Statement:
     """Take those staged rows back that the table has already; return the statement that deletes the others."""
-    equal, staged = db.identifier("pg_temp", f"staged_equal_{name}"), db.identifier(schema, f"staged_{name}")
-    places = {"schema": db.identifier(schema), "relation": db.identifier(schema, name), "equal": equal}
+    equal, waiting = db.identifier(staged.SCHEMA, f"staged_equal_{name}"), staged.relation(name)
+    places = {"relation": db.identifier(schema, name), "equal": equal}
     said = [column for column in columns if column != "created_at"]
     compared = {"staged_columns": _list(said, "s"), "present_columns": _list(said, "r")}
     keys = ("archetype_id", "powerset_id") if tables.spec(name).partitioned else ()
     pairs = [sql.SQL("{} = {}").format(sql.Identifier("r", key), sql.Identifier("s", key)) for key in keys]
     same = sql.SQL(" and ").join([sql.SQL("true"), *pairs])
-    connection.execute(db.query("find_equal", staged=staged, same_leaf=same, **places, **compared))
+    connection.execute(db.query("find_equal", staged=waiting, same_leaf=same, **places, **compared))
     connection.execute(db.query("analyze", relation=equal))
-    connection.execute(db.query("unstage_equal", staged=staged, equal=equal))
+    connection.execute(db.query("unstage_equal", staged=waiting, equal=equal))
     return db.query("delete_unequal", **places)
 
 
 def _follow(connection: db.Connection, schema: str) -> None:
     """Let the directory, and the references to powers that came or went, follow the powers."""
     directory = db.identifier(schema, "power_directory")
-    gone = db.query("delete_touched", schema=db.identifier(schema), relation=directory, key=sql.Identifier("id"))
+    gone = db.query("delete_touched", relation=directory, key=sql.Identifier("id"))
     connection.execute(gone)
     for statement in ("update_directory", "unresolve_gone", "resolve_new"):
         connection.execute(db.query(statement, schema=db.identifier(schema)))
@@ -229,9 +229,9 @@ def _follow(connection: db.Connection, schema: str) -> None:
 
 def _set_aside(connection: db.Connection, job: Application) -> int:
     """Move the rejects of this update beside those of the build; return their number."""
-    connection.execute(db.query("forget_rejects", schema=db.identifier(job.schema)), {"build": job.build})
+    connection.execute(db.query("forget_rejects"), {"build": job.build})
     connection.execute(db.query("forget_named_rejects"), {"build": job.build, "uids": list(job.lost_rejects)})
-    return connection.execute(db.query("insert_staged_rejects", schema=db.identifier(job.schema))).rowcount
+    return connection.execute(db.query("insert_staged_rejects")).rowcount
 
 
 def _prove_sum(connection: db.Connection, job: Application) -> None:

@@ -1,22 +1,18 @@
-"""Bulk load: COPY of Arrow record batches into a table, in PostgreSQL's binary format.
-
-The format is written by pgpq, in Rust, batch by batch. A test compares every kind of column with the values that went
-in, and jsonb with what the server itself makes of the text.
-"""
+"""Bulk load: COPY of Arrow record batches into a table, in PostgreSQL's binary format (``etl.encoding``)."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pgpq
 import psycopg
-import pyarrow as pa
-from pgpq import encoders
-from pgpq import schema as pg_schema
 from psycopg import sql
 
 from etl import db
 from etl.errors import MismatchError
 from etl.timings import Clock
+
+if TYPE_CHECKING:
+    import pgpq
+    import pyarrow as pa
 
 # libpq buffers what is sent; slices of this size keep a big batch from lying in memory twice.
 _SEND_BYTES = 1 << 20
@@ -26,7 +22,7 @@ def copy(
     connection: db.Connection,
     relation: sql.Composable,
     columns: Mapping[str, str],
-    batches: Iterable[pa.RecordBatch],
+    batches: "Iterable[pa.RecordBatch]",
     *,
     freeze: bool = False,
     clock: Clock | None = None,
@@ -41,30 +37,54 @@ def copy(
         MismatchError: the server counted other rows than were sent.
         psycopg.Error: the server refused.
     """
-    options = sql.SQL("format binary, freeze") if freeze else sql.SQL("format binary")
-    names = sql.SQL(", ").join(map(sql.Identifier, columns))
-    statement = sql.SQL("copy {} ({}) from stdin ({})").format(relation, names, options)
+    from etl import encoding  # what is encoded elsewhere can be sent without
+
     rows = sent = 0
     clock = clock or Clock()
     encoder: pgpq.ArrowToPostgresBinaryEncoder | None = None
     with connection.cursor() as cursor:
-        with cursor.copy(statement) as stream:
+        with cursor.copy(_statement(relation, columns, freeze=freeze)) as stream:
             clock.lap("server_wait")
             for batch in batches:
                 clock.lap("read")
                 if encoder is None:
-                    encoder = _encoder(batch.schema, columns)
+                    encoder = encoding.encoder(batch.schema, columns)
                     sent += _send(stream, encoder.write_header())
                 data = encoder.write_batch(batch)
                 clock.lap("encode")
                 sent += _send(stream, data)
                 clock.lap("send")
                 rows += batch.num_rows
-            sent += _send(stream, encoder.finish() if encoder else _EMPTY)
+            sent += _send(stream, encoder.finish() if encoder else encoding.EMPTY)
         clock.lap("server_wait")
-        if cursor.rowcount != rows:
-            raise MismatchError(f"{rows} rows were sent to {relation.as_string(connection)}, {cursor.rowcount} arrived")
+        _prove(cursor, relation, rows)
     return rows, sent
+
+
+def send(
+    connection: db.Connection,
+    relation: sql.Composable,
+    columns: Mapping[str, str],
+    pieces: Iterable[bytes],
+    rows: int,
+) -> None:
+    """COPY what ``etl.encoding.encode`` made of so many rows into the relation; raises as ``copy`` does."""
+    with connection.cursor() as cursor:
+        with cursor.copy(_statement(relation, columns)) as stream:
+            for piece in pieces:
+                _send(stream, piece)
+        _prove(cursor, relation, rows)
+
+
+def _statement(relation: sql.Composable, columns: Mapping[str, str], *, freeze: bool = False) -> sql.Composed:
+    options = sql.SQL("format binary, freeze") if freeze else sql.SQL("format binary")
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    return sql.SQL("copy {} ({}) from stdin ({})").format(relation, names, options)
+
+
+def _prove(cursor: psycopg.Cursor[tuple[Any, ...]], relation: sql.Composable, rows: int) -> None:
+    if cursor.rowcount != rows:
+        raise MismatchError(f"{rows} rows were sent to {relation.as_string(cursor)}, {cursor.rowcount} arrived")
 
 
 def _send(stream: psycopg.Copy, data: bytes) -> int:
@@ -73,23 +93,3 @@ def _send(stream: psycopg.Copy, data: bytes) -> int:
     for start in range(0, len(data), _SEND_BYTES):
         stream.write(view[start : start + _SEND_BYTES])
     return len(data)
-
-
-# The header and the trailer of a binary COPY without rows (manual, "COPY", Binary Format).
-_EMPTY = b"PGCOPY\n\xff\r\n\x00" + bytes(8) + b"\xff\xff"
-
-
-def _encoder(schema: pa.Schema, columns: Mapping[str, str]) -> pgpq.ArrowToPostgresBinaryEncoder:
-    """Return an encoder for batches of this schema; jsonb columns hold JSON text."""
-    if schema.names != list(columns):
-        raise MismatchError(f"the transform gave columns {schema.names}, the table wants {list(columns)}")
-    builders: dict[str, Any] = {}
-    for name, kind in columns.items():
-        field = schema.field(name)
-        if kind == "jsonb":
-            large = pa.types.is_large_string(field.type)
-            builder = encoders.LargeStringEncoderBuilder if large else encoders.StringEncoderBuilder
-            builders[name] = builder.new_with_output(field, pg_schema.Jsonb())
-        else:
-            builders[name] = pgpq.ArrowToPostgresBinaryEncoder.infer_encoder(field)
-    return pgpq.ArrowToPostgresBinaryEncoder.new_with_encoders(schema, builders)

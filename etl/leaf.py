@@ -1,6 +1,5 @@
 """Loading one leaf: its record batches, transformed and bulk-loaded in one transaction with the receipts."""
 
-import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -11,6 +10,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from etl import bulkload, db, ddl, halving, limits, line, receipts, tables
+from etl.batches import coalesce, named
 from etl.errors import MismatchError, Refused
 from etl.model import LeafContext, Manifest, Reject
 from etl.plan import Leaf, LeafResult, LeafTask
@@ -24,8 +24,6 @@ _log = logging.getLogger(__name__)
 _MOST_GUILTY = 100
 _LEAST_GUILTY = 10
 _MOST_REASON = 500
-# Up to here slices take no longer than a filter.
-_FEW_RUNS = 8
 
 
 def load_leaf(task: LeafTask) -> LeafResult:
@@ -228,7 +226,9 @@ def _copy_all(
     """Transform and COPY the leaf batch by batch; return (rows, bytes) per table, and add what was set aside."""
     totals = dict.fromkeys(relations, (0, 0))
     if task.renews:
-        batches = (known(batch, context) for batch in batches)  # what was once set aside stays so until another load
+        batches = (
+            named(batch, context.power_ids) for batch in batches
+        )  # what was once set aside stays so until another load
     for batch in coalesce(batches, task.batch_rows, task.batch_bytes):
         clock.lap("read")
         built, refused = tables.build(manifest.format, batch, context, list(relations))
@@ -244,39 +244,6 @@ def _copy_all(
             totals[name] = (totals[name][0] + done[0], totals[name][1] + done[1])
     clock.lap("read")
     return totals
-
-
-def coalesce(batches: Iterable[pa.RecordBatch], rows: int, size: int) -> Iterator[pa.RecordBatch]:
-    """Yield batches of about ``rows`` records or ``size`` bytes: most powersets are too small to be worth a round."""
-    held: list[pa.RecordBatch] = []
-    held_rows = held_bytes = 0
-    for batch in batches:
-        if held and (held_rows + batch.num_rows > rows or held_bytes + batch.nbytes > size):
-            yield pa.concat_batches(held)
-            held, held_rows, held_bytes = [], 0, 0
-        held.append(batch)
-        held_rows += batch.num_rows
-        held_bytes += batch.nbytes
-    if held:
-        yield pa.concat_batches(held)
-
-
-def known(batch: pa.RecordBatch, context: LeafContext) -> pa.RecordBatch:
-    """Return the records whose powers have an id in the context; may be none.
-
-    A few runs of neighbours are sliced out: pyarrow's filter needs a module that an update does without otherwise, and
-    that is slow to import.
-    """
-    wanted = [uid in context.power_ids for uid in batch.column("uid").to_pylist()]
-    runs, first = [], 0
-    for is_wanted, group in itertools.groupby(wanted):
-        rows = len(list(group))
-        if is_wanted:
-            runs.append(batch.slice(first, rows))
-        first += rows
-    if len(runs) > _FEW_RUNS:
-        return batch.filter(pa.array(wanted, pa.bool_()))
-    return pa.concat_batches(runs) if runs else batch.slice(0, 0)  # copies, so that the others' memory is not held
 
 
 def _prove(leaf: Leaf, rows: dict[str, int], rejected: int) -> None:

@@ -6,7 +6,7 @@ from itertools import groupby
 
 import msgspec
 
-from etl.model import Part, Partition
+from etl.model import Part, Partition, Reject
 from etl.timings import Stint
 
 # Planning time of queries without a partition key grows with the leaves (`scripts/bench.py planning` prints it), so the
@@ -116,7 +116,8 @@ class LateIndexTask(msgspec.Struct, frozen=True, kw_only=True):
 class DiffTask(msgspec.Struct, frozen=True, kw_only=True):
     """Some partitions, as (archetype, powerset) pairs, of a split and of the build that is published.
 
-    ``first_record`` leaves out the records before it; ``everything`` names equal records as well.
+    ``first_record`` leaves out the records before it; ``everything`` names equal records as well. ``loaded`` is what the
+    build holds of them, uid -> (digest, archetype, powerset); None: the worker asks the server.
     """
 
     schema: str
@@ -125,6 +126,11 @@ class DiffTask(msgspec.Struct, frozen=True, kw_only=True):
     partitions: tuple[tuple[str, str], ...]
     first_record: int
     everything: bool
+    loaded: dict[str, tuple[bytes, str, str]] | None = None
+
+
+KINDS = ("changed", "new", "gone", "renewed")
+"""How an update touches powers."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,20 +147,28 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageTask(msgspec.Struct, frozen=True, kw_only=True):
-    """Some partitions, as (archetype, powerset) pairs, of which the touched powers' rows are to be staged.
+    """Touched powers of a split whose rows are to be made, of no more records than fit into memory at once.
 
-    ``power_order`` is the position of powers in their sets' own lists.
+    ``partitions`` are the (archetype, powerset) pairs that hold them, ``power_ids`` their ids by uid; ``power_order`` is
+    the position of powers in their sets' own lists.
     """
 
-    schema: str
     store: str
     split_id: str
-    build: int
     partitions: tuple[tuple[str, str], ...]
+    archetype_ids: Mapping[str, int]
+    powerset_ids: Mapping[str, int]
+    power_ids: Mapping[str, int]
     power_order: Mapping[str, int]
     tables: tuple[str, ...]
-    batch_rows: int
-    batch_bytes: int
+
+
+class Staged(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of touched powers, per table: their number, and a binary COPY of them in pieces; what was set aside."""
+
+    rows: dict[str, int]
+    copies: dict[str, tuple[bytes, ...]]
+    rejects: list[Reject]
 
 
 class NamesTask(msgspec.Struct, frozen=True, kw_only=True):

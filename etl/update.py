@@ -1,10 +1,11 @@
 """Update: only the rows that differ are changed, in the published build, in one transaction, the view included.
 
-Three steps: digests are compared, by the workers or, where there is little, here; the workers stage the rows of what
-differs; the coordinator replaces rows, directory, entities and view together and raises the generation. Readers are
+Three steps: the workers compare digests; they make the rows of what differs, which the coordinator stages; the
+coordinator replaces rows, directory, entities and view together and raises the generation. Readers are
 never blocked: they see the state before or the state after.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -13,7 +14,6 @@ from typing import Any, TypeVar
 
 import msgspec
 import psycopg
-from psycopg import sql
 
 from etl import (
     apply,
@@ -22,7 +22,6 @@ from etl import (
     config,
     coordinator,
     db,
-    ddl,
     dsn,
     keys,
     ledger,
@@ -34,6 +33,7 @@ from etl import (
     publish,
     retry,
     session,
+    staged,
     storage,
     tables,
     timings,
@@ -41,12 +41,13 @@ from etl import (
 )
 from etl.errors import Busy, Interrupted, SchemaError, UsageError
 from etl.model import Event, Manifest, Progress
-from etl.plan import CheckTask, Difference, DiffTask, Leaf, NamesTask, StageTask
+from etl.plan import KINDS, CheckTask, Difference, DiffTask, Leaf, NamesTask, StageTask
 from etl.scope import Scope, other_ddl
 from etl.store import entities
 from etl.store import manifest as manifests
 
 T = TypeVar("T")
+N = TypeVar("N", bound=tuple[str, ...])
 
 # A source that would remove more than this share of the powers is asked about first.
 MOST_GONE = 0.10
@@ -54,10 +55,10 @@ MOST_GONE = 0.10
 MOST_CHANGED = 0.20
 
 # Up to here one worker compares, which has been starting since the beginning, or this process does: others would still be
-# starting (0.4 s of a core each; measured by scripts/bench.py update). Up to here one worker stages.
+# starting (0.4 s of a core each; measured by scripts/bench.py update).
 _TASK_BYTES = 64 << 20
-_FEW_POWERS = 1_000
-_KINDS = ("changed", "new", "gone", "renewed")
+# As much record text is transformed at a time; its rows come back through a pipe, and are in memory twice for a moment.
+_STAGE_BYTES = 16 << 20
 
 
 class UpdateResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,6 +271,7 @@ class _Update:
         self._powersets = entities.read(options.store, manifest, "powersets")
         self._skipped = 0
         self._ids: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._power_ids: dict[str, int] = {}
         self._lost_rejects: tuple[str, ...] = ()
         self._prepared = apply.Prepared((), Counter())
         self._entities_wanted = not scope.tables or bool({"archetypes", "powersets"} & set(scope.tables))
@@ -286,7 +288,7 @@ class _Update:
             self._ask(result, confirm)
         except BaseException:
             with suppress(psycopg.Error):
-                apply.drop_staged(self._connection, self._live.schema)
+                staged.drop(self._connection)
             raise
         self._clock.lap("question")
         if not (result.changed or result.new or result.gone or result.renewed) and self._entities_equal():
@@ -335,8 +337,12 @@ class _Update:
         """Return the differences, per group of powersets; make the tables meanwhile that their rows are staged in."""
         wanted = self._candidates()
         sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
-        is_little = sum(sizes.get(pair, 0) for pair in wanted) <= _TASK_BYTES
+        size = sum(sizes.get(pair, 0) for pair in wanted)
+        is_little = size <= _TASK_BYTES
+        most = math.inf if is_little else min(_TASK_BYTES, size / self._pool.workers)
         pool = self._here() if is_little and not self._pool.is_started else self._pool
+        if is_little and not dry_run:
+            self._create_staged()  # the worker is still getting ready
         tasks = [
             DiffTask(
                 schema=self._live.schema,
@@ -345,21 +351,16 @@ class _Update:
                 partitions=partitions,
                 first_record=self._scope.first_record,
                 everything=self._scope.everything,
+                loaded=apply.loaded(self._connection, self._live.schema, partitions) if is_little else None,
             )
-            for partitions in _pieces(wanted, lambda pair: sizes.get(pair, 0), 1 if is_little else pool.workers)
+            for partitions in _pieces(wanted, lambda pair: sizes.get(pair, 0), most)
         ]
         window = 1 if is_little else None
 
         def compare(meanwhile: Callable[[], None] = lambda: None) -> list[Difference]:
             return list(coordinator.collect(pool, work.difference, tasks, self._stop, window, meanwhile))
 
-        if dry_run:
-            found = compare()
-        elif is_little:
-            self._create_staged("")  # the worker is still getting ready
-            found = compare()
-        else:
-            found = compare(lambda: self._create_staged("unlogged"))
+        found = compare() if is_little or dry_run else compare(self._create_staged)
         if self._scope.keep_missing:
             found = [msgspec.structs.replace(difference, gone=()) for difference in found]
         return found
@@ -419,7 +420,7 @@ class _Update:
     def _nothing(self, result: UpdateResult) -> UpdateResult:
         """Let the build be named after the split that it is equal to."""
         self._pool.kill()  # there is nothing for the worker to do
-        apply.drop_staged(self._connection, self._live.schema)
+        staged.drop(self._connection)
         if self._scope.is_whole and self._live.split_id != self._manifest.split_id:
             with self._connection.transaction():
                 self._ids = keys.register(self._connection, self._archetypes, self._powersets)
@@ -433,18 +434,19 @@ class _Update:
             self._ids = keys.register(self._connection, self._archetypes, self._powersets)
             new = sorted(uid for d in differences for uid, _, _ in d.new)
             self._connection.execute(db.query("register_named_powers"), {"uids": new})
-            self._fill_touch(differences)
+            self._power_ids = staged.touch(self._connection, differences)
 
     def _stage(self, differences: list[Difference], run: int) -> dict[str, int]:
-        """Stage the rows of all that is touched; return the rows per table."""
+        """Stage the rows of all that is touched, which the workers make; return the rows per table."""
         rows = Counter[str]()
-        touched = sum(len(getattr(difference, kind)) for difference in differences for kind in _KINDS)
-        is_small = touched <= _FEW_POWERS
-        tasks = list(self._stage_tasks(differences, 1 if is_small else self._pool.workers))
-        window = 1 if is_small else None
+        tasks = list(self._stage_tasks(differences))
+        window = 1 if len(tasks) == 1 else None
         prepare = partial(self._prepare, run)
-        for counts in coordinator.collect(self._pool, work.stage, tasks, self._stop, window, prepare):
-            rows.update(counts)
+        for made in coordinator.collect(self._pool, work.stage, tasks, self._stop, window, prepare):
+            staged.put(self._connection, self._live.build, made)
+            rows.update(made.rows)
+        if "power_prerequisites" in self._tables:
+            staged.resolve(self._connection, self._live.schema)
         self._judge_rejects()
         self._pool.close(wait=False)  # there is enough to do meanwhile
         return dict(rows)
@@ -464,13 +466,13 @@ class _Update:
     def _judge_rejects(self) -> None:
         """Learn which rejects of before the split does not have any more; give up where too many would be left."""
         values = {"build": self._live.build}
-        found = self._connection.execute(db.query("untouched_rejects", schema=self._schema), values).fetchall()
+        found = self._connection.execute(db.query("untouched_rejects"), values).fetchall()
         if found and self._scope.is_whole:
             store, uids = self._options.store, tuple(uid for (uid,) in found)
             task = NamesTask(store=store, split_id=self._manifest.split_id, uids=uids)
             (self._lost_rejects,) = coordinator.collect(self._pool, work.lost_names, [task], lambda: False)
-        statement = db.query("count_staged_rejects", schema=self._schema)
-        row = self._connection.execute(statement, {**values, "gone": list(self._lost_rejects)}).fetchone()
+        counted = {**values, "gone": list(self._lost_rejects)}
+        row = self._connection.execute(db.query("count_staged_rejects"), counted).fetchone()
         rejected = self._manifest.rejects + (row[0] if row else 0)
         limits.check_all(self._options.max_rejects, rejected, self._manifest.records)
 
@@ -490,55 +492,41 @@ class _Update:
             "reject_paths": outcome.reject_paths(self._options.store, manifest, self._live.build, set_aside),
         }
 
-    def _create_staged(self, kind: str) -> None:
-        """Create the tables that rows are staged in: "unlogged" ones wait for the disk, others cost WAL."""
-        apply.drop_staged(self._connection, self._live.schema)
-        homes = ddl.homes(self._connection, self._live.schema, (*keys.ENTITY_TABLES, *self._tables))
-        with self._connection.transaction(), self._connection.pipeline():
-            for name, home in homes.items():
-                staged, parent = db.identifier(self._live.schema, f"staged_{name}"), db.identifier(home, name)
-                self._connection.execute(db.query("create_staged", kind=sql.SQL(kind), staged=staged, parent=parent))
-            for statement in ("create_staged_reject", "stage_powers_to_touch"):
-                self._connection.execute(db.query(statement, kind=sql.SQL(kind), schema=self._schema))
+    def _create_staged(self) -> None:
+        staged.create(self._connection, self._live.schema, self._tables)
 
     def _prepare(self, run: int) -> None:
         """Stage archetypes and powersets, which the workers do not need, and bring them up."""
         rows = keys.entity_rows(self._archetypes, self._powersets, *self._ids)
-        keys.copy_entities(self._connection, self._live.schema, rows, "staged_")
+        keys.copy_entities(self._connection, staged.SCHEMA, rows, "staged_")
         self._prepared = apply.prepare(self._connection, self._application(run))
 
     def _apply(self, run: int) -> tuple[int, int]:
         return apply.apply(self._connection, self._application(run), self._prepared)
 
-    def _fill_touch(self, differences: list[Difference]) -> None:
-        lines = [
-            (uid, kind, archetype, powerset)
-            for difference in differences
-            for kind in _KINDS
-            for uid, archetype, powerset in getattr(difference, kind)
-        ]
-        columns = list(zip(*lines, strict=True)) or [(), (), (), ()]
-        names = ("uids", "kinds", "archetypes", "powersets")
-        values = {name: list(column) for name, column in zip(names, columns, strict=True)}
-        self._connection.execute(db.query("fill_touch", schema=self._schema), values)
-
-    def _stage_tasks(self, differences: list[Difference], workers: int) -> Iterator[StageTask]:
-        """Yield tasks of about even size over the partitions that have something to stage."""
-        touched = {name[1:] for d in differences for kind in (d.changed, d.new, d.renewed) for name in kind}
-        sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
-        for pairs in _pieces(sorted(touched), sizes.__getitem__, workers):
+    def _stage_tasks(self, differences: list[Difference]) -> Iterator[StageTask]:
+        """Yield tasks of about even size over the powers that have something to stage."""
+        touched = sorted(
+            (archetype, powerset, uid)
+            for d in differences
+            for kind in (d.changed, d.new, d.renewed)
+            for uid, archetype, powerset in kind
+        )
+        sizes = {(p.archetype, p.powerset): p.bytes / p.rows for p in self._manifest.partitions if p.rows}
+        most = min(_STAGE_BYTES, coordinator.batch_bytes(self._options, self._pool.workers))
+        for names in _pieces(touched, lambda name: sizes[name[:2]], most):
+            pairs = sorted({name[:2] for name in names})
             mine = {powerset for _, powerset in pairs}
             lists = sorted((e["uid"], e.get("power_order") or ()) for e in self._powersets if e["uid"] in mine)
             yield StageTask(
-                schema=self._live.schema,
                 store=self._options.store,
                 split_id=self._manifest.split_id,
-                build=self._live.build,
-                partitions=pairs,
+                partitions=tuple(pairs),
+                archetype_ids={archetype: self._ids[0][archetype] for archetype, _ in pairs},
+                powerset_ids={powerset: self._ids[1][powerset] for powerset in mine},
+                power_ids={uid: self._power_ids[uid] for _, _, uid in names},
                 power_order={uid: position for _, members in lists for position, uid in enumerate(members)},
                 tables=tuple(self._tables),
-                batch_rows=self._options.batch_rows,
-                batch_bytes=coordinator.batch_bytes(self._options, workers),
             )
 
     def _application(self, run: int) -> apply.Application:
@@ -563,9 +551,9 @@ class _Update:
 
     def _result(self, differences: list[Difference], dry_run: bool) -> UpdateResult:
         """Return what differs, per kind and archetype."""
-        names = {kind: tuple(sorted(n[0] for d in differences for n in getattr(d, kind))) for kind in _KINDS}
+        names = {kind: tuple(sorted(n[0] for d in differences for n in getattr(d, kind))) for kind in KINDS}
         archetypes: dict[str, Counter[str]] = {}
-        for kind in _KINDS:
+        for kind in KINDS:
             for _, archetype, _ in (name for d in differences for name in getattr(d, kind)):
                 archetypes.setdefault(archetype, Counter())[kind] += 1
         notes = []
@@ -595,19 +583,16 @@ class _Update:
         )
 
 
-def _pieces(
-    pairs: Sequence[tuple[str, str]], size_of: Callable[[tuple[str, str]], int], workers: int
-) -> Iterator[tuple[tuple[str, str], ...]]:
-    """Yield partitions in pieces of about even size: one per worker, or more where that would be too much."""
-    most = min(_TASK_BYTES, max(1, sum(map(size_of, pairs)) // workers))
-    piece: list[tuple[str, str]] = []
-    size = 0
-    for pair in pairs:
-        piece.append(pair)
-        size += size_of(pair)
+def _pieces(items: Sequence[N], size_of: Callable[[N], float], most: float) -> Iterator[tuple[N, ...]]:
+    """Yield neighbours together, as many as come to ``most``."""
+    piece: list[N] = []
+    size = 0.0
+    for item in items:
+        piece.append(item)
+        size += size_of(item)
         if size >= most:
             yield tuple(piece)
-            piece, size = [], 0
+            piece, size = [], 0.0
     if piece:
         yield tuple(piece)
 

@@ -1,6 +1,7 @@
 """What is sent to workers: one function per kind of task. Nothing heavy is imported before a task arrives."""
 
-from etl import ddl, line, receipts
+from typing import TYPE_CHECKING
+
 from etl.plan import (
     CheckTask,
     Difference,
@@ -11,10 +12,12 @@ from etl.plan import (
     LeafTask,
     NamesTask,
     RegisterTask,
+    Staged,
     StageTask,
 )
-from etl.receipts import Receipt
-from etl.store import manifest
+
+if TYPE_CHECKING:
+    from etl.receipts import Receipt
 
 
 def load_leaf(task: LeafTask) -> LeafResult:
@@ -26,10 +29,12 @@ def load_leaf(task: LeafTask) -> LeafResult:
 
 def check_part(task: CheckTask) -> None:
     """Prove that a part is what was committed; raises StoreError."""
+    from etl.store import manifest
+
     manifest.check_part(task.store, task.split_id, task.part)
 
 
-def register(task: RegisterTask) -> Receipt:
+def register(task: RegisterTask) -> "Receipt":
     """Register the names of a split; see ``etl.register``."""
     from etl import register as registration
 
@@ -43,8 +48,8 @@ def difference(task: DiffTask) -> Difference:
     return staging.difference(task)
 
 
-def stage(task: StageTask) -> dict[str, int]:
-    """Stage the rows of touched powers; see ``etl.staging``."""
+def stage(task: StageTask) -> Staged:
+    """Transform touched powers; see ``etl.staging``."""
     from etl import staging
 
     return staging.stage(task)
@@ -59,6 +64,8 @@ def lost_names(task: NamesTask) -> tuple[str, ...]:
 
 def index_table(task: IndexTask) -> str:
     """Index a plain table and gather its statistics, in one transaction with its receipt; return its name."""
+    from etl import ddl, line, receipts
+
     with line.lent() as connection:
         with connection.pipeline():
             entry = receipts.enter(
@@ -72,7 +79,7 @@ def index_table(task: IndexTask) -> str:
             )
         if entry.done():
             return task.table
-        receipt = Receipt(table=task.table, leaf="indexes", digest="", version=task.version, rows=0, bytes=0)
+        receipt = receipts.Receipt(table=task.table, leaf="indexes", digest="", version=task.version, rows=0, bytes=0)
         with connection.pipeline():
             ddl.create_indexes(connection, task.schema, task.table, ddl.table_file(task.table), deferred=task.deferred)
             ddl.analyze(connection, task.schema, task.table, task.table)

@@ -752,7 +752,7 @@ from {schema}.powers p
 join etl.power_key k on k.id = p.id
 join etl.archetype_key a on a.id = p.archetype_id
 join etl.powerset_key s on s.id = p.powerset_id
-where p.powerset_id = any (array(select unnest(%(powersets)s::integer[])));
+where p.powerset_id = any (array(select id from etl.powerset_key where uid = any (%(powersets)s::text[])));
 
 -- name: loaded_powersets
 -- The powersets that a build has powers of, with their archetypes.
@@ -770,7 +770,7 @@ where not exists (select from etl.power_key k where k.uid = wanted.uid);
 
 -- name: stage_powers_to_touch
 -- Which powers an update touches, and how.
-create {kind} table {schema}.staged_touch (
+create temporary table staged_touch (
     id bigint primary key,
     uid text not null,
     kind text not null,
@@ -781,39 +781,38 @@ create {kind} table {schema}.staged_touch (
 
 -- name: fill_touch
 -- Ids of powers that exist in the registry by now; where they were, or will be.
-insert into {schema}.staged_touch (id, uid, kind, archetype_id, powerset_id)
+insert into pg_temp.staged_touch (id, uid, kind, archetype_id, powerset_id)
 select k.id, k.uid, wanted.kind, a.id, p.id
 from unnest(%(uids)s::text[], %(kinds)s::text[], %(archetypes)s::text[], %(powersets)s::text[])
     as wanted (uid, kind, archetype, powerset)
 join etl.power_key k on k.uid = wanted.uid
 join etl.archetype_key a on a.uid = wanted.archetype
-join etl.powerset_key p on p.uid = wanted.powerset;
+join etl.powerset_key p on p.uid = wanted.powerset
+returning uid, id;
 
 -- name: create_staged
 -- Rows of the new records on their way into the published build.
-create {kind} table {staged} (like {parent} including defaults);
+create temporary table {staged} (like {parent} including defaults);
 
 -- name: staged_exists
 select c.relname
 from pg_class c
-where c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+where c.relnamespace = pg_my_temp_schema()
   and c.relname like 'staged\_%%'
   and c.relkind = 'r';
 
--- name: touched_ids
--- The powers that this update touches, of some sets.
-select uid, id from {schema}.staged_touch where powerset_id = any (%(powersets)s);
-
--- name: resolve_after_update
--- Those of the named powers that the build has once the update is done.
-select k.uid, k.id
+-- name: resolve_staged
+-- References to powers that the build has once the update is done.
+update pg_temp.staged_power_prerequisites s
+set required_power_id = k.id
 from etl.power_key k
-where k.uid = any (%(uids)s)
+where k.uid = s.required_uid
+  and s.required_kind = 'power'
   and (
-      exists (select from {schema}.staged_touch t where t.id = k.id and t.kind <> 'gone')
+      exists (select from pg_temp.staged_touch t where t.id = k.id and t.kind <> 'gone')
       or (
           exists (select from {schema}.power_directory d where d.id = k.id)
-          and not exists (select from {schema}.staged_touch t where t.id = k.id)
+          and not exists (select from pg_temp.staged_touch t where t.id = k.id)
       )
   );
 
@@ -821,7 +820,7 @@ where k.uid = any (%(uids)s)
 -- Entities that are new or differ.
 insert into {schema}.archetypes as a ({columns})
 select {columns}
-from {schema}.staged_archetypes
+from pg_temp.staged_archetypes
 on conflict (id) do update
 set ({assigned}, updated_at) = row({excluded}, now())
 where ({present}) is distinct from ({excluded});
@@ -830,7 +829,7 @@ where ({present}) is distinct from ({excluded});
 -- Entities that are new or differ.
 insert into {schema}.powersets as a ({columns})
 select {columns}
-from {schema}.staged_powersets
+from pg_temp.staged_powersets
 on conflict (id) do update
 set ({assigned}, updated_at) = row({excluded}, now())
 where ({present}) is distinct from ({excluded});
@@ -839,7 +838,7 @@ where ({present}) is distinct from ({excluded});
 -- Powers that stay, in sets whose own list changed.
 with reordered as materialized (
     select s.id, s.power_order
-    from {schema}.staged_powersets s
+    from pg_temp.staged_powersets s
     join {schema}.powersets b using (id)
     where s.power_order <> b.power_order
 ),
@@ -860,7 +859,7 @@ select id from moved;
 create temp table {equal} on commit drop as
 select s.id
 from {staged} s
-join {schema}.staged_touch t on t.id = s.power_id and t.kind = 'changed'
+join pg_temp.staged_touch t on t.id = s.power_id and t.kind = 'changed'
 join {relation} r on r.power_id = t.id and r.id = s.id
 where {same_leaf}
   and ({staged_columns}) is not distinct from ({present_columns});
@@ -875,7 +874,7 @@ where s.id = e.id;
 -- The rows that the touched powers have no more; returns how many were in which powerset.
 with deleted as (
     delete from {relation} r
-    using {schema}.staged_touch t
+    using pg_temp.staged_touch t
     where r.power_id = t.id
       and not exists (select from {equal} e where e.id = r.id)
     returning t.archetype_id, t.powerset_id
@@ -888,7 +887,7 @@ group by 1, 2;
 -- The rows that the touched powers had; returns how many were in which powerset.
 with deleted as (
     delete from {relation} r
-    using {schema}.staged_touch t
+    using pg_temp.staged_touch t
     where r.{key} = t.id
     returning t.archetype_id, t.powerset_id
 )
@@ -900,12 +899,12 @@ group by 1, 2;
 -- The same of powers; those that come again keep the time they first came, which is noted until then.
 with deleted as (
     delete from {relation} r
-    using {schema}.staged_touch t
+    using pg_temp.staged_touch t
     where r.id = t.id
     returning r.id, r.created_at, t.archetype_id, t.powerset_id
 ),
 noted as (
-    update {schema}.staged_touch s
+    update pg_temp.staged_touch s
     set created_at = d.created_at
     from deleted d
     where d.id = s.id
@@ -918,7 +917,7 @@ group by 1, 2;
 -- How many rows come into which powerset.
 select t.archetype_id, t.powerset_id, count(*)
 from {staged} s
-join {schema}.staged_touch t on t.id = s.{key}
+join pg_temp.staged_touch t on t.id = s.{key}
 group by 1, 2;
 
 -- name: insert_staged
@@ -932,19 +931,19 @@ from {staged};
 insert into {relation} ({columns}, created_at)
 select {columns}, coalesce(t.created_at, s.created_at)
 from {staged} s
-join (select id as touched, created_at from {schema}.staged_touch) t on t.touched = s.id;
+join (select id as touched, created_at from pg_temp.staged_touch) t on t.touched = s.id;
 
 -- name: update_directory
 -- The directory follows the powers.
 insert into {schema}.power_directory (id, internal_name, archetype_id, powerset_id)
 select p.id, p.internal_name, p.archetype_id, p.powerset_id
-from {schema}.staged_powers p;
+from pg_temp.staged_powers p;
 
 -- name: resolve_new
 -- References to powers that came find them.
 update {schema}.power_prerequisites r
 set required_power_id = t.id
-from {schema}.staged_touch t
+from pg_temp.staged_touch t
 join {schema}.power_directory d on d.id = t.id
 where r.required_uid = t.uid
   and r.required_kind = 'power'
@@ -954,20 +953,20 @@ where r.required_uid = t.uid
 -- References to powers that went point nowhere.
 update {schema}.power_prerequisites r
 set required_power_id = null
-from {schema}.staged_touch t
+from pg_temp.staged_touch t
 where r.required_power_id = t.id
   and not exists (select from {schema}.power_directory d where d.id = t.id);
 
 -- name: delete_missing_powersets
 -- Sets that the new source does not have, and that have no powers left.
 delete from {schema}.powersets s
-where not exists (select from {schema}.staged_powersets n where n.id = s.id)
+where not exists (select from pg_temp.staged_powersets n where n.id = s.id)
   and not exists (select from {schema}.power_directory d where d.powerset_id = s.id);
 
 -- name: delete_missing_archetypes
 -- Archetypes that the new source does not have, and that have no powersets left.
 delete from {schema}.archetypes a
-where not exists (select from {schema}.staged_archetypes n where n.id = a.id)
+where not exists (select from pg_temp.staged_archetypes n where n.id = a.id)
   and not exists (select from {schema}.powersets s where s.archetype_id = a.id);
 
 -- name: estimate_roughly
@@ -992,7 +991,7 @@ returning generation;
 insert into etl.change (live_schema, generation, kind, power_id, internal_name, archetype_id, powerset_id)
 select %(schema)s, %(generation)s, case when d.id is null then 'gone' else t.kind end, t.id,
        coalesce(d.internal_name, t.uid), t.archetype_id, t.powerset_id
-from {schema}.staged_touch t
+from pg_temp.staged_touch t
 left join {schema}.power_directory d on d.id = t.id
 where d.id is not null or t.kind <> 'new';
 
@@ -1000,10 +999,10 @@ where d.id is not null or t.kind <> 'new';
 -- The powersets that readers find changed: what the touched powers are in, and were in until now.
 create temporary table touched_set on commit drop as
 select t.powerset_id
-from {schema}.staged_touch t
+from pg_temp.staged_touch t
 union
 select d.powerset_id
-from {schema}.staged_touch t
+from pg_temp.staged_touch t
 join {schema}.power_directory d using (id);
 
 -- name: stage_powers_around
@@ -1014,7 +1013,7 @@ create temporary table touched_around (power_id bigint not null) on commit drop;
 -- Powersets whose own row will come, differ or go; before these rows are changed.
 insert into touched_set (powerset_id)
 select id
-from {schema}.staged_powersets n
+from pg_temp.staged_powersets n
 full join {schema}.powersets s using (id)
 where (n.name, n.full_name, n.display_name, n.archetype_id, n.powerset_type, n.power_order)
       is distinct from (s.name, s.full_name, s.display_name, s.archetype_id, s.powerset_type, s.power_order);
@@ -1023,7 +1022,7 @@ where (n.name, n.full_name, n.display_name, n.archetype_id, n.powerset_type, n.p
 -- The powers of sets that will be called otherwise.
 insert into touched_around (power_id)
 select d.id
-from {schema}.staged_powersets n
+from pg_temp.staged_powersets n
 join {schema}.powersets s using (id)
 join {schema}.power_directory d on d.powerset_id = s.id
 where (n.name, n.full_name, n.display_name) is distinct from (s.name, s.full_name, s.display_name);
@@ -1053,7 +1052,7 @@ where build = %(build)s;
 -- name: forget_rejects
 -- Records of touched powers that an earlier load set aside.
 delete from etl.reject r
-using {schema}.staged_touch t
+using pg_temp.staged_touch t
 where r.build = %(build)s
   and r.uid = t.uid;
 
@@ -1068,16 +1067,16 @@ set input_digest = excluded.input_digest,
     created_at = clock_timestamp();
 
 -- name: create_staged_reject
-create {kind} table {schema}.staged_reject (like etl.reject);
+create temporary table staged_reject (like etl.reject);
 
 -- name: stage_reject
 -- A record that an update sets aside.
-insert into {schema}.staged_reject (build, leaf, source, file, ordinal, byte_offset, uid, stage, code, reason, raw)
+insert into pg_temp.staged_reject (build, leaf, source, file, ordinal, byte_offset, uid, stage, code, reason, raw)
 values (%(build)s, %(leaf)s, %(source)s, %(file)s, %(ordinal)s, %(offset)s, %(uid)s, %(stage)s, %(code)s, %(reason)s, %(raw)s);
 
 -- name: insert_staged_rejects
 insert into etl.reject
-select * from {schema}.staged_reject;
+select * from pg_temp.staged_reject;
 
 -- name: build_plan
 -- The leaves of a build.
@@ -1619,7 +1618,7 @@ select distinct r.uid
 from etl.reject r
 where r.build = %(build)s
   and r.uid is not null
-  and not exists (select from {schema}.staged_touch t where t.uid = r.uid);
+  and not exists (select from pg_temp.staged_touch t where t.uid = r.uid);
 
 -- name: forget_named_rejects
 -- Records that were set aside and that the split does not have any more.
@@ -1627,13 +1626,13 @@ delete from etl.reject where build = %(build)s and uid = any (%(uids)s);
 
 -- name: count_staged_rejects
 -- Records that an update sets aside, and those set aside before that it does not touch.
-select (select count(*) from {schema}.staged_reject)
+select (select count(*) from pg_temp.staged_reject)
      + (
          select count(*)
          from etl.reject r
          where r.build = %(build)s
            and not r.uid = any (%(gone)s)
-           and not exists (select from {schema}.staged_touch t where t.uid = r.uid)
+           and not exists (select from pg_temp.staged_touch t where t.uid = r.uid)
      );
 
 -- name: reject_codes_of

@@ -13,8 +13,8 @@ import pyarrow as pa
 from psycopg import sql
 
 from etl import bulkload, config, db, ddl, keys, plan, sources, tables
+from etl.batches import coalesce
 from etl.errors import StoreError
-from etl.leaf import coalesce
 from etl.model import LeafContext, Manifest, Partition
 from etl.store import entities, parts
 from etl.store import manifest as manifests

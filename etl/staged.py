@@ -1,0 +1,69 @@
+"""Where an update's rows wait: temporary tables of the coordinator's session, written without WAL and gone with it."""
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from etl import bulkload, db, ddl, keys, tables
+from etl.plan import KINDS, Difference, Staged
+
+SCHEMA = "pg_temp"
+"""The session's own schema, where they are."""
+
+
+def relation(table: str) -> sql.Identifier:
+    """Return where the rows of a table wait."""
+    return db.identifier(SCHEMA, f"staged_{table}")
+
+
+def create(connection: db.Connection, schema: str, names: Sequence[str]) -> None:
+    """Create the tables for these tables of a build, for its entities, for rejects, and for the names of what is touched."""
+    drop(connection)
+    homes = ddl.homes(connection, schema, (*keys.ENTITY_TABLES, *names))
+    with connection.transaction(), connection.pipeline():
+        for name, home in homes.items():
+            parent = db.identifier(home, name)
+            connection.execute(db.query("create_staged", staged=db.identifier(f"staged_{name}"), parent=parent))
+        for statement in ("create_staged_reject", "stage_powers_to_touch"):
+            connection.execute(db.query(statement))
+
+
+def drop(connection: db.Connection) -> None:
+    """Drop what is staged, if anything is."""
+    found = connection.execute(db.query("staged_exists")).fetchall()
+    with connection.pipeline():
+        for (name,) in found:
+            connection.execute(db.query("drop_table", relation=db.identifier(SCHEMA, name)))
+
+
+def touch(connection: db.Connection, differences: Sequence[Difference]) -> dict[str, int]:
+    """Note which powers are touched, and how; return their ids by name. All are in the registry by now."""
+    lines = [
+        (uid, kind, archetype, powerset)
+        for difference in differences
+        for kind in KINDS
+        for uid, archetype, powerset in getattr(difference, kind)
+    ]
+    columns = list(zip(*lines, strict=True)) or [(), (), (), ()]
+    names = ("uids", "kinds", "archetypes", "powersets")
+    values = {name: list(column) for name, column in zip(names, columns, strict=True)}
+    return dict(connection.execute(db.query("fill_touch"), values).fetchall())
+
+
+def put(connection: db.Connection, build: int, staged: Staged) -> None:
+    """COPY the rows that a worker made, and note what it set aside.
+
+    Raises:
+        MismatchError: the server counted other rows than were sent.
+        psycopg.Error: the server refused.
+    """
+    for name, pieces in staged.copies.items():
+        bulkload.send(connection, relation(name), tables.spec(name).columns, pieces, staged.rows[name])
+    for reject in staged.rejects:
+        values = {name: getattr(reject, name) for name in reject.__struct_fields__}
+        connection.execute(db.query("stage_reject"), {"build": build, "leaf": "update", **values})
+
+
+def resolve(connection: db.Connection, schema: str) -> None:
+    """Let references find those of the powers they name that the build has once the update is done."""
+    connection.execute(db.query("resolve_staged", schema=db.identifier(schema)))
