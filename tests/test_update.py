@@ -17,6 +17,7 @@ from etl import config, coordinator, generate, update
 from etl.errors import Interrupted, SchemaError, StoreError, UsageError
 from etl.model import Event
 from etl.scope import Scope, scope_of
+from etl.store import manifest
 
 RECORDS = 600
 
@@ -108,6 +109,30 @@ def test_an_update_gives_the_tables_of_a_fresh_load(base, split, dsn, empty_dsn)
         n: i for n, i in before.items() if n not in names["gone"]
     }
     assert not names["gone"] & set(now)
+
+
+def test_an_update_of_more_than_fits_into_one_task_gives_the_tables_of_a_fresh_load(
+    split, tmp_path: Path, dsn, empty_dsn
+) -> None:
+    """Each worker makes the rows of some; powers of one set may come from two of them."""
+    path = tmp_path / "many.json"
+    generate.generate("i12", 6_000, 6, path)
+    before = records_of(path)
+    after = json.loads(json.dumps(before))
+    for number, record in enumerate(after):
+        record["Description"] = f"number {number}"
+    little, options = config.MIB << 8, split(after)
+    old = replace(at(split(before), dsn), memory_limit_bytes=little)
+    new = replace(at(options, dsn), memory_limit_bytes=little, executor="process://2")
+    size = sum(partition.bytes for partition in manifest.read(new.store, new.split_id).partitions)
+    assert 2 * coordinator.batch_bytes(new, 2) < size
+
+    coordinator.load(old)
+    result = update.update(new, Scope())
+    coordinator.load(at(options, empty_dsn))
+
+    assert len(result.changed) == result.loaded == len({record["InternalName"].lower() for record in after})
+    assert checksums(dsn) == checksums(empty_dsn)
 
 
 @pytest.mark.parametrize("executor", ["inline://", "process://2"])
