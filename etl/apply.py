@@ -51,15 +51,6 @@ class Prepared(msgspec.Struct, frozen=True):
     gone: Counter[tuple[int, int]]
 
 
-def loaded(
-    connection: db.Connection, schema: str, partitions: Sequence[tuple[str, str]]
-) -> dict[str, tuple[bytes, str, str]]:
-    """Return what a build holds of some (archetype, powerset) pairs: uid -> (digest, archetype, powerset)."""
-    query = db.query("loaded_hashes", schema=db.identifier(schema))
-    rows = connection.execute(query, {"powersets": [powerset for _, powerset in partitions]}).fetchall()
-    return {uid: (bytes(digest), archetype, powerset) for uid, digest, archetype, powerset in rows}
-
-
 def prepare(connection: db.Connection, job: Application) -> Prepared:
     """Do what needs the touched powers and the staged entities, but not the staged rows.
 

@@ -1,9 +1,8 @@
-"""What a user may set, as frozen structs; ``etl.cli`` fills them from options and environment."""
+"""What a user may set, as frozen dataclasses; ``etl.cli`` fills them from options and environment."""
 
 import os
 import re
-
-import msgspec
+from dataclasses import dataclass
 
 from etl.errors import UsageError
 from etl.limits import Limit
@@ -50,7 +49,8 @@ def executor_url(executor: str | None, jobs: int | None) -> str:
     return executor or f"process://{jobs or default_jobs()}"
 
 
-class SplitOptions(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitOptions:
     """Options of ``etl split``. ``format`` is auto, cod, i12 or mids; ``nul`` is strip or reject.
 
     With more rejects than ``max_rejects`` nothing is committed.
@@ -72,7 +72,8 @@ class SplitOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_rejects: Limit | None = None
 
 
-class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
     """Options of ``etl load``. ``tables`` empty means all; ``schema`` is the live schema that applications read.
 
     ``lock_timeout_s`` is the longest wait for a view's lock per attempt, ``publish_timeout_s`` for all of them.

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -589,7 +590,7 @@ def _load_leaves(run: _Run) -> None:
         _note_leaf(run, ended)
         rejected += ended.rejects
         limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
-        run.progress(msgspec.structs.replace(_loading(run, ready, total, len(todo) - number), message=ended.leaf))
+        run.progress(replace(_loading(run, ready, total, len(todo) - number), message=ended.leaf))
     _stop_here(run)
     if lost or run.session.is_lost:
         raise lost[0] if lost else Transient("the connection of the coordinator was lost")

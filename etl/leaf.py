@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 from psycopg import sql
 
-from etl import bulkload, db, ddl, halving, limits, line, receipts, tables
+from etl import bulkload, db, ddl, halving, ledger, limits, line, receipts, tables
 from etl.batches import coalesce, named
 from etl.errors import MismatchError, Refused
 from etl.model import LeafContext, Manifest, Reject
@@ -272,16 +272,11 @@ def _prove_renewed(leaf: Leaf, rows: dict[str, int], rejects: list[Reject], cont
 def _set_aside(connection: db.Connection, task: LeafTask, rejects: list[Reject], context: LeafContext) -> None:
     """Record the rejects with the leaf, and take their powers out of the directory."""
     for reject in rejects:
-        values = {"build": task.build, "leaf": task.leaf.name, **reject_values(reject)}
+        values = {"build": task.build, "leaf": task.leaf.name, **ledger.reject_values(reject)}
         connection.execute(db.query("record_reject"), values)
     ids = [context.power_ids[reject.uid] for reject in rejects if reject.uid and reject.uid in context.power_ids]
     if ids:
         connection.execute(db.query("remove_from_directory", schema=db.identifier(task.schema)), {"ids": ids})
-
-
-def reject_values(reject: Reject) -> dict[str, object]:
-    """Return the columns of ``etl.reject`` that a reject fills."""
-    return {name: getattr(reject, name) for name in Reject.__struct_fields__}
 
 
 def _complete(connection: db.Connection, task: LeafTask) -> None:

@@ -137,3 +137,8 @@ def summary_data(codes: Mapping[str, int], rejects: Sequence[Reject], counts: Ma
         for reject in rejects[:SHOWN_REJECTS]
     ]
     return {"reject_codes": dict(codes), "cleaned": dict(counts), "rejects": shown}
+
+
+def reject_values(reject: Reject) -> dict[str, object]:
+    """Return the columns of ``etl.reject`` that a reject fills."""
+    return {name: getattr(reject, name) for name in Reject.__dataclass_fields__}

@@ -1,8 +1,7 @@
 """--max-rejects: how many records may be set aside before a run gives up."""
 
 import re
-
-import msgspec
+from dataclasses import dataclass
 
 from etl.errors import TooManyRejects, UsageError
 
@@ -10,7 +9,8 @@ from etl.errors import TooManyRejects, UsageError
 _ENOUGH = 1_000
 
 
-class Limit(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Limit:
     """At most ``records`` rejects, or at most ``share`` (0 to 1) of all records; the other one is None."""
 
     records: int | None = None

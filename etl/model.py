@@ -1,12 +1,12 @@
 """The values that pass between the rooms: frozen, slotted, keyword-only, and nothing but strings and numbers."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 
-
-class SourceInfo(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceInfo:
     """One input as it was when it was split.
 
     ``kind`` is "file", "directory" or "stream"; ``bytes`` and ``mtime_ns`` are those of the input as it lies on disk
@@ -21,7 +21,8 @@ class SourceInfo(msgspec.Struct, frozen=True, kw_only=True):
     records: int = 0
 
 
-class BatchRef(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRef:
     """Where rows of one partition lie: the part's file name, the record batch's number in it, the first row, how many.
 
     ``drop`` are the row numbers, counted from ``first``, that are superseded and must be skipped by a reader.
@@ -34,7 +35,8 @@ class BatchRef(msgspec.Struct, frozen=True, kw_only=True):
     first: int = 0
 
 
-class Partition(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
     """All winning records of one (archetype key, powerset).
 
     ``powerset`` is the lower-case "category.set", ``name`` the same in the source's spelling. ``rows`` counts winners
@@ -52,7 +54,8 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
     batches: tuple[BatchRef, ...]
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
     """One part file as it was committed: its name, its size in bytes, the hex digest of its content (SHA-256)."""
 
     name: str
@@ -60,7 +63,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-class Superseded(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Superseded:
     """A record whose name came again later: both places (source index, ordinal, byte offset or file)."""
 
     uid: str
@@ -74,7 +78,8 @@ class Superseded(msgspec.Struct, frozen=True, kw_only=True):
     by_file: str | None
 
 
-class Reject(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
     """A record set aside: where it stood, why, and its raw text (at most 64 KiB).
 
     ``stage`` is "split" or "load"; ``code`` is a short stable word such as "missing_key"; ``file`` is the member of a
@@ -93,7 +98,8 @@ class Reject(msgspec.Struct, frozen=True, kw_only=True):
     raw: str
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
     """The committed description of one split. ``records = rows + superseded + rejects`` holds for every instance.
 
     ``notes`` are sentences about the input that are no records (zero-byte files, files without extension, cleaned
@@ -114,15 +120,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     rejects: int
     partitions: tuple[Partition, ...]
     superseded_places: tuple[Superseded, ...] = ()
-    reject_codes: Mapping[str, int] = msgspec.field(default_factory=dict)
+    reject_codes: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    counts: Mapping[str, int] = msgspec.field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
     entities_digest: str = ""
     parts: tuple[Part, ...] = ()
-    range_ordinals: Mapping[str, int] = msgspec.field(default_factory=dict)
+    range_ordinals: Mapping[str, int] = field(default_factory=dict)
 
 
-class LeafContext(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeafContext:
     """What a transform needs besides the records: the ids of what is in them.
 
     ``power_order`` is the position of a power in its set's own list, where the source has such lists. ``resolve``
@@ -136,7 +143,8 @@ class LeafContext(msgspec.Struct, frozen=True, kw_only=True):
     resolve: Callable[[list[str]], dict[str, int]]
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
     """Progress: ``done`` of ``total`` (0 where unknown) ``unit`` ("bytes", "rows", "steps") in ``phase``."""
 
     phase: str
@@ -144,7 +152,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     unit: str
     message: str = ""
-    facts: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 Progress = Callable[[Event], None]

@@ -6,6 +6,7 @@ it: so the counts settle, ``etl verify`` holds, and ``etl rollback`` goes back. 
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -66,7 +67,7 @@ def replay(
     done = _repair(options, found, edited, strip_nul)
     if done.split_id is None:
         return _result(found, done, None)
-    wanted = msgspec.structs.replace(options, store=found.store, split_id=done.split_id)
+    wanted = replace(options, store=found.store, split_id=done.split_id)
     changed = update.update(wanted, Scope(), progress, made_from=found.split_id)
     return _result(found, done, changed)
 
@@ -84,7 +85,7 @@ def _repair(options: config.LoadOptions, found: rejects.Rejected, edited: str | 
             store=found.store,
             split_id=found.split_id,
             edited=path,
-            of_load=tuple(msgspec.structs.replace(reject, raw="") for reject in found.of_load),
+            of_load=tuple(replace(reject, raw="") for reject in found.of_load),
             strip_nul=strip_nul,
             examples=EXAMPLES,
         )

@@ -1,10 +1,13 @@
-"""Where an update's rows wait: temporary tables of the coordinator's session, written without WAL and gone with it."""
+"""What an update compares with, and where its rows wait: temporary tables of the coordinator's session.
+
+They are written without WAL, and are gone with the session.
+"""
 
 from collections.abc import Sequence
 
 from psycopg import sql
 
-from etl import bulkload, db, ddl, keys, tables
+from etl import bulkload, db, ddl, keys, ledger, tables
 from etl.plan import KINDS, Difference, Staged
 
 SCHEMA = "pg_temp"
@@ -14,6 +17,15 @@ SCHEMA = "pg_temp"
 def relation(table: str) -> sql.Identifier:
     """Return where the rows of a table wait."""
     return db.identifier(SCHEMA, f"staged_{table}")
+
+
+def loaded(
+    connection: db.Connection, schema: str, partitions: Sequence[tuple[str, str]]
+) -> dict[str, tuple[bytes, str, str]]:
+    """Return what a build holds of some (archetype, powerset) pairs: uid -> (digest, archetype, powerset)."""
+    query = db.query("loaded_hashes", schema=db.identifier(schema))
+    rows = connection.execute(query, {"powersets": [powerset for _, powerset in partitions]}).fetchall()
+    return {uid: (bytes(digest), archetype, powerset) for uid, digest, archetype, powerset in rows}
 
 
 def create(connection: db.Connection, schema: str, names: Sequence[str]) -> None:
@@ -60,8 +72,7 @@ def put(connection: db.Connection, build: int, staged: Staged) -> None:
     for name, pieces in staged.copies.items():
         bulkload.send(connection, relation(name), tables.spec(name).columns, pieces, staged.rows[name])
     for reject in staged.rejects:
-        values = {name: getattr(reject, name) for name in reject.__struct_fields__}
-        connection.execute(db.query("stage_reject"), {"build": build, "leaf": "update", **values})
+        connection.execute(db.query("stage_reject"), {"build": build, "leaf": "update", **ledger.reject_values(reject)})
 
 
 def resolve(connection: db.Connection, schema: str) -> None:

@@ -24,10 +24,10 @@ def difference(task: DiffTask) -> Difference:
     """
     manifest = manifests.of_split(task.store, task.split_id)
     if task.loaded is None:
-        from etl import apply, db
+        from etl import db, staged
 
         with db.connect(os.environ[config.DSN_VARIABLE], name="etl update: compare") as connection:
-            loaded = apply.loaded(connection, task.schema, task.partitions)
+            loaded = staged.loaded(connection, task.schema, task.partitions)
     else:
         loaded = dict(task.loaded)
     changed, new, renewed = [], [], []

@@ -8,8 +8,7 @@ the workers; ``publish_…`` steps of the phase "publish".
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-
-import msgspec
+from dataclasses import dataclass, field
 
 PHASES = (
     "imports", "split", "start", "plan", "check", "register", "load", "index", "check again", "finish", "publish",
@@ -51,10 +50,11 @@ class Clock:
         return self._last - self.began
 
 
-class Stint(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stint:
     """One task of a worker: which process did it, since when (``time.perf_counter``, one for all processes of a machine)."""
 
-    worker: int = msgspec.field(default_factory=os.getpid)
+    worker: int = field(default_factory=os.getpid)
     began: float
     seconds: Mapping[str, float]
 

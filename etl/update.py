@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -200,7 +201,7 @@ def rollback(
                 done = builds.rollback(connection, options.schema)
             live = next(b for b in builds.overview(connection, options.schema) if b.state == "live")
             return f"published build {live.build} (split {live.split_id}) again, generation {done.generation}"
-    back = update(msgspec.structs.replace(options, store=store, split_id=split_id), Scope(), progress)
+    back = update(replace(options, store=store, split_id=split_id), Scope(), progress)
     return f"went back to split {split_id} in build {back.build}, generation {back.generation}"
 
 
@@ -351,7 +352,7 @@ class _Update:
                 partitions=partitions,
                 first_record=self._scope.first_record,
                 everything=self._scope.everything,
-                loaded=apply.loaded(self._connection, self._live.schema, partitions) if is_little else None,
+                loaded=staged.loaded(self._connection, self._live.schema, partitions) if is_little else None,
             )
             for partitions in _pieces(wanted, lambda pair: sizes.get(pair, 0), most)
         ]

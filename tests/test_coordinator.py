@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
-from msgspec.structs import replace
 
 import etl
 from etl import config, coordinator, db, ddl, generate, publish, tables

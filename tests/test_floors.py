@@ -16,8 +16,10 @@ FLOORS: dict[str, float] = {
         0,
     ),
     **dict.fromkeys(("db", "storage", "parallel", "progress", "metrics", "server"), 1),
-    **dict.fromkeys(("sources", "transforms", "bulkload", "receipts", "audit", "plan", "dsn", "retry", "line"), 2),
-    **dict.fromkeys(("store", "tables"), 2.1),
+    **dict.fromkeys(
+        ("sources", "transforms", "batches", "encoding", "receipts", "audit", "plan", "dsn", "retry", "line"), 2
+    ),
+    **dict.fromkeys(("store", "tables", "bulkload"), 2.1),
     "ddl": 2.2,
     **dict.fromkeys(("keys", "ledger", "read"), 2.3),
     **dict.fromkeys(
@@ -34,6 +36,7 @@ FLOORS: dict[str, float] = {
             "generate",
             "migrations",
             "health",
+            "staged",
         ),
         3,
     ),

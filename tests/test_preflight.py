@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
 from command_line import refusal, run
-from msgspec.structs import replace
 from psycopg import conninfo
 from split_support import cod, save
 from split_support import run as split

@@ -1,9 +1,9 @@
 """The command that changes rows in the published build: update."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from etl.cli import common, pipeline, timetable
 
@@ -49,7 +49,7 @@ def update(sources: tuple[str, ...], dry_run: bool, keep_missing: bool, yes: boo
             result = pipeline.with_progress(
                 given,
                 lambda report: updating.update(
-                    msgspec.structs.replace(options, split_id=manifest.split_id),
+                    replace(options, split_id=manifest.split_id),
                     scopes.Scope(keep_missing=keep_missing),
                     report,
                     dry_run=dry_run,

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
-import msgspec
 
 from etl import config, limits
 from etl.errors import EtlError, Interrupted, Terminated, UsageError
@@ -101,8 +100,9 @@ def emit(value: object) -> None:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, msgspec.Struct):
-        return msgspec.structs.asdict(value)
+    names = getattr(value, "__struct_fields__", None) or getattr(value, "__dataclass_fields__", None)
+    if names is not None:
+        return {name: getattr(value, name) for name in names}
     return str(value)
 
 

@@ -3,10 +3,10 @@
 import itertools
 import shlex
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from etl.cli import common, pipeline
 from etl.errors import UsageError
@@ -271,6 +271,6 @@ def _found(where: str | None, schema: str, build: int | None, store: str | None)
 
 def _without_raw(reject: "Reject") -> dict[str, Any]:
     """Return what is known of a reject, less its text."""
-    facts = msgspec.structs.asdict(reject)
+    facts = asdict(reject)
     del facts["raw"]
     return facts

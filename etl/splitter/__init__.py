@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -337,7 +338,7 @@ def _settle_stream(job: Job) -> None:
     """Give a stream's split the id that its content asks for, now that it is known."""
     store, result = job.options.store, results.read(job.options.store, job.split_id, 0)
     assert result is not None
-    job.sources[0].info = msgspec.structs.replace(job.sources[0].info, sha256=result.sha256, bytes=result.bytes)
+    job.sources[0].info = replace(job.sources[0].info, sha256=result.sha256, bytes=result.bytes)
     settled = _hash(job, [("stream", result.bytes, result.sha256)], result.format)
     if storage.is_local(store):
         storage.delete(places.split_folder(store, settled))

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -62,7 +63,7 @@ class Mending(msgspec.Struct):
         """Check all records of the file, some megabytes at a time."""
         numbers = {info.path: number for number, info in enumerate(self.base.sources)}
         for reject in [*store_rejects.read(self.task.store, self.base), *self.task.of_load]:
-            self.open[numbers[reject.source], reject.ordinal] = msgspec.structs.replace(reject, raw="")
+            self.open[numbers[reject.source], reject.ordinal] = replace(reject, raw="")
         held: dict[Place, Line] = {}
         size = 0
         for line in store_rejects.read_lines(self.task.edited, Line):

@@ -4,6 +4,7 @@ import bisect
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -42,7 +43,7 @@ def merge(task: MergeTask) -> str:
     lines = [(r.source, start + n, name) for r, start in zip(ranges, first, strict=True) for n, name in r.files]
     store_files.write(task.store, task.split_id, lines)
     whole = _manifest(task, ranges, first, partitions, lost, digest.hexdigest())
-    whole = msgspec.structs.replace(whole, partitions=tuple(_titled(p, titles[p.powerset]) for p in partitions))
+    whole = replace(whole, partitions=tuple(_titled(p, titles[p.powerset]) for p in partitions))
     if whole.rejects != rejected:
         raise MismatchError(f"{whole.rejects} rejects were counted, {rejected} written")
     check(whole)
@@ -55,7 +56,7 @@ def merge(task: MergeTask) -> str:
 
 
 def _titled(partition: Partition, title: str) -> Partition:
-    return partition if partition.display_name == title else msgspec.structs.replace(partition, display_name=title)
+    return partition if partition.display_name == title else replace(partition, display_name=title)
 
 
 def _parts(task: MergeTask, ranges: Sequence[RangeResult]) -> tuple[Part, ...]:
@@ -152,7 +153,7 @@ class _Totals:
 
     def _ref(self, ref: BatchRef) -> BatchRef:
         drop = self._drops.get((ref.part, ref.batch, ref.first))
-        return msgspec.structs.replace(ref, drop=tuple(sorted(drop))) if drop else ref
+        return replace(ref, drop=tuple(sorted(drop))) if drop else ref
 
 
 def _write_rejects(task: MergeTask, ranges: Sequence[RangeResult], first: Sequence[int]) -> int:
@@ -166,7 +167,7 @@ def _write_rejects(task: MergeTask, ranges: Sequence[RangeResult], first: Sequen
             lines = storage.read_bytes(places.in_range(task.store, task.split_id, result.number, "rejects"))
             for line in lines.splitlines():
                 reject = decoder.decode(line)
-                stream.write(encoder.encode(msgspec.structs.replace(reject, ordinal=reject.ordinal + start)) + b"\n")
+                stream.write(encoder.encode(replace(reject, ordinal=reject.ordinal + start)) + b"\n")
                 written += 1
     return written
 
@@ -191,9 +192,7 @@ def _manifest(
         format=ranges[0].format,
         game_version=task.game_version,
         created_at=task.created_at,
-        sources=tuple(
-            msgspec.structs.replace(source, records=records[number]) for number, source in enumerate(task.sources)
-        ),
+        sources=tuple(replace(source, records=records[number]) for number, source in enumerate(task.sources)),
         records=records.total(),
         rows=sum(partition.rows for partition in partitions),
         superseded=len(lost),

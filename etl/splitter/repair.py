@@ -8,6 +8,7 @@ import datetime
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -198,14 +199,12 @@ class _Writing(msgspec.Struct):
         for number, ref in enumerate(partition.batches):
             rows = self.dropped.get(((partition.archetype, partition.powerset), number), [])
             if rows:
-                batches[number] = msgspec.structs.replace(
-                    ref, drop=tuple(sorted({*ref.drop, *(one.row for one in rows)}))
-                )
+                batches[number] = replace(ref, drop=tuple(sorted({*ref.drop, *(one.row for one in rows)})))
                 gone += rows
         if not gone:
             return partition
         digest = (int(partition.digest, 16) - sum(one.digest for one in gone)) % MODULUS
-        return msgspec.structs.replace(
+        return replace(
             partition,
             batches=tuple(batches),
             rows=partition.rows - len(gone),
@@ -229,14 +228,14 @@ class _Writing(msgspec.Struct):
         mended = [self.mending.open[place] for place in self.mending.rows]
         codes = Counter(base.reject_codes)
         codes.subtract(reject.code for reject in mended if reject.stage == "split")
-        return msgspec.structs.replace(
+        return replace(
             base,
             split_id=self.split_id,
             created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             rows=sum(partition.rows for partition in partitions),
             superseded=base.superseded + len(self.lost),
             rejects=codes.total(),
-            partitions=tuple(msgspec.structs.replace(p, display_name=titles[p.powerset]) for p in partitions),
+            partitions=tuple(replace(p, display_name=titles[p.powerset]) for p in partitions),
             superseded_places=(*base.superseded_places, *self.lost),
             reject_codes={code: count for code, count in codes.items() if count},
             notes=(*base.notes, f"{len(mended):,} rejects of split {base.split_id} were mended and replayed"),
@@ -264,7 +263,7 @@ def _with(partition: Partition | None, share: Share) -> Partition:
             digest=f"{int(share.digest, 16):032x}",
             batches=batches,
         )
-    return msgspec.structs.replace(
+    return replace(
         partition,
         rows=partition.rows + share.rows,
         bytes=partition.bytes + share.bytes,

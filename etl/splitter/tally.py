@@ -5,6 +5,7 @@ import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import msgspec
 import pyarrow as pa
@@ -95,10 +96,10 @@ def _rejects(task: TallyTask, ranges: Sequence[RangeResult], names: _Names) -> I
         for line in _lines(places.in_range(merge.store, merge.split_id, result.number, "rejects")):
             reject = _REJECT.decode(line)
             upto = bisect.bisect_left(kept, reject.ordinal, key=lambda one: one.ordinal)
-            yield from (msgspec.structs.replace(one, ordinal=one.ordinal + first) for one in kept[:upto])
+            yield from (replace(one, ordinal=one.ordinal + first) for one in kept[:upto])
             del kept[:upto]
-            yield msgspec.structs.replace(reject, ordinal=reject.ordinal + first)
-        yield from (msgspec.structs.replace(one, ordinal=one.ordinal + first) for one in kept)
+            yield replace(reject, ordinal=reject.ordinal + first)
+        yield from (replace(one, ordinal=one.ordinal + first) for one in kept)
 
 
 def _lines(place: str) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ name, in file order, so that superseded records can be told, and what was refuse
 import hashlib
 import time
 from array import array
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -85,7 +86,7 @@ class Trial:
             places_of = {ordinal: row for row, ordinal in enumerate(rows.ordinals)}
             for reject in rejects.with_records(refused, batch, self._format):
                 row = places_of[reject.ordinal] + self._done
-                self.refused.append(Refused(row, msgspec.structs.replace(reject, source=self._task.path)))
+                self.refused.append(Refused(row, replace(reject, source=self._task.path)))
         self._done += len(rows)
 
 
@@ -131,4 +132,4 @@ def try_range(task: ranges.RangeTask) -> RangeDone:
 def _named(reject: Reject, files: list[tuple[int, str]]) -> Reject:
     """Return the reject with the file inside the source that its record is in."""
     before = [name for first, name in files if first <= reject.ordinal]
-    return msgspec.structs.replace(reject, file=before[-1]) if before else reject
+    return replace(reject, file=before[-1]) if before else reject

@@ -8,6 +8,7 @@ is kept of a range, for as long as the validation takes, are 8 bytes for each re
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import msgspec
 
@@ -63,7 +64,7 @@ def validate(
     """
     begun = time.perf_counter()
     with metrics.PeakMemory() as memory, tempfile.TemporaryDirectory(prefix="etl-validate-") as folder:
-        job = plan(msgspec.structs.replace(options, store=folder))
+        job = plan(replace(options, store=folder))
         job.split_id = _SPLIT_ID
         storage.make_folder(storage.join(folder, _SPLIT_ID, "ranges"))
         # Standard input belongs to this process.

@@ -1,6 +1,7 @@
 """The rejects of a split: one JSON object per line, in file order."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -48,7 +49,7 @@ def with_records(rejects: Iterable[Reject], batch: "pa.RecordBatch", form: Forma
     rows = {(str(source), ordinal): row for row, (source, ordinal) in enumerate(keys)}
     for reject in rejects:
         text = columns.record_text(form.record, batch, rows[reject.source, reject.ordinal])
-        yield msgspec.structs.replace(reject, raw=text[:MAX_RAW_BYTES].decode(errors="ignore"))
+        yield replace(reject, raw=text[:MAX_RAW_BYTES].decode(errors="ignore"))
 
 
 def placed(rejects: Iterable[Reject], batch: "pa.RecordBatch", store: str, manifest: Manifest) -> list[Reject]:
@@ -59,7 +60,7 @@ def placed(rejects: Iterable[Reject], batch: "pa.RecordBatch", store: str, manif
     for reject in with_records(rejects, batch, FORMATS[manifest.format]):
         number = int(reject.source)
         file = files.name_of(store, manifest, number, reject.ordinal)
-        found.append(msgspec.structs.replace(reject, source=manifest.sources[number].path, file=file))
+        found.append(replace(reject, source=manifest.sources[number].path, file=file))
     return found
 
 

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -211,7 +212,7 @@ def _transform(
     if not batch.num_rows:
         return
     connection.execute(db.query("add_expected_ids"), {"ids": list(ids.values())})
-    built, refused = tables.build(manifest.format, batch, msgspec.structs.replace(context, power_ids=ids), names)
+    built, refused = tables.build(manifest.format, batch, replace(context, power_ids=ids), names)
     for name in names:
         bulkload.copy(connection, db.identifier(f"expected_{name}"), tables.spec(name).columns, [built[name]])
     _check_rejects(connection, task, [reject.uid for reject in refused if reject.uid], again)

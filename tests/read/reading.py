@@ -3,12 +3,11 @@
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from msgspec.structs import replace
 
 import etl
 from etl import builds, config, coordinator, db, update

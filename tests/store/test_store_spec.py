@@ -1,6 +1,7 @@
 """partitions/README.md is a specification: its example runs, and its tables name what is really there."""
 
 import contextlib
+import dataclasses
 import io
 import re
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_the_example_reads_a_store(tmp_path, monkeypatch):
 def test_every_key_of_the_manifest_is_described():
     """A field added to the manifest is added to the specification."""
     text = README.read_text()
-    names = [name for kind in (model.Manifest, model.Partition, model.BatchRef) for name in kind.__struct_fields__]
+    names = [f.name for kind in (model.Manifest, model.Partition, model.BatchRef) for f in dataclasses.fields(kind)]
 
     assert [name for name in names if f"`{name}`" not in text] == []
 

@@ -1,12 +1,12 @@
 """City of Data records, made by hand: what each derived column says, and what is set aside."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 import pytest
 import store_shape
-from msgspec.structs import replace
 
 from etl import tables
 
