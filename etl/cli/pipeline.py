@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import msgspec
 
 from etl import config, timings
 from etl.cli import common, timetable
@@ -264,6 +263,8 @@ def generate(shape: str, records: int, seed: int, out: str, dirty: float, as_jso
         given, lambda report: generating.generate(shape, records, seed, out, dirty=dirty, progress=report)
     )
     if as_json:
+        import msgspec
+
         common.emit({**msgspec.structs.asdict(result), "loaded": result.loaded})
         return
     rate = common.size(result.bytes / max(result.seconds, 1e-9))
