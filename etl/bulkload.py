@@ -65,14 +65,13 @@ def send(
     connection: db.Connection,
     relation: sql.Composable,
     columns: Mapping[str, str],
-    pieces: Iterable[bytes],
+    data: bytes,
     rows: int,
 ) -> None:
     """COPY what ``etl.encoding.encode`` made of so many rows into the relation; raises as ``copy`` does."""
     with connection.cursor() as cursor:
         with cursor.copy(_statement(relation, columns)) as stream:
-            for piece in pieces:
-                _send(stream, piece)
+            _send(stream, data)
         _prove(cursor, relation, rows)
 
 

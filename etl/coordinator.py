@@ -124,10 +124,12 @@ def load(
     *,
     stop: Callable[[], bool] = lambda: False,
     clock: timings.Clock | None = None,
+    pool: parallel.Pool | None = None,
 ) -> LoadResult:
     """Load the store's latest split (or ``options.split_id``) into a build and publish it; go on where one was stopped.
 
-    A ``clock`` that runs already, because the run began before, is gone on with: its laps are among the timings.
+    A ``clock`` that runs already, because the run began before, is gone on with: its laps are among the timings. ``pool``
+    are workers of ``options.executor`` that are starting already; they end with the load.
 
     Raises:
         StoreError: the store holds no finished split, or one of another version.
@@ -152,7 +154,11 @@ def load(
         line.lock()
         ledger.close_lost(line.connection, options.schema)
         publish.check_live_schema(line.connection, options.schema, list(ddl.relations(tables.TABLES)))
-        with parallel.Pool(executor_of(options, line.round_trip_s, free), {config.DSN_VARIABLE: where}) as pool:
+        executor = executor_of(options, line.round_trip_s, free)
+        if pool is not None and executor != options.executor:
+            pool.kill()
+            pool = None
+        with pool or parallel.Pool(executor, {config.DSN_VARIABLE: where}) as pool:
             run = _Run(
                 options=options,
                 manifest=manifest,
@@ -195,8 +201,10 @@ def _run(run: _Run) -> LoadResult:
         live = _live(run)
         run.clock.lap("start")
         if live is not None:
+            run.pool.kill()  # there is nothing for the workers to do
             return live
-        run.pool.warm("polars", "etl.transforms.assemble", "etl.leaf")
+        if not run.pool.is_started:
+            run.pool.warm(*work.LOAD_MODULES)
         with run.phase("plan"):
             _plan(run)
             run.number = ledger.begin(

@@ -4,7 +4,7 @@ A test compares every kind of column with the values that went in, and jsonb wit
 text.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pgpq
@@ -37,12 +37,7 @@ def encoder(schema: pa.Schema, columns: Mapping[str, str]) -> pgpq.ArrowToPostgr
     return pgpq.ArrowToPostgresBinaryEncoder.new_with_encoders(schema, builders)
 
 
-def encode(batches: Iterable[pa.RecordBatch], columns: Mapping[str, str]) -> Iterator[bytes]:
-    """Yield a whole binary COPY of the batches, which all have one schema, piece by piece."""
-    writer: pgpq.ArrowToPostgresBinaryEncoder | None = None
-    for batch in batches:
-        if writer is None:
-            writer = encoder(batch.schema, columns)
-            yield writer.write_header()
-        yield writer.write_batch(batch)
-    yield writer.finish() if writer else EMPTY
+def encode(batch: pa.RecordBatch, columns: Mapping[str, str]) -> bytes:
+    """Return a whole binary COPY of the rows."""
+    writer = encoder(batch.schema, columns)
+    return b"".join([writer.write_header(), writer.write_batch(batch), writer.finish()])

@@ -112,7 +112,7 @@ class Pool:
     ) -> Generator[tuple[T, R | Exception], None, None]:
         """Yield (task, result or exception) as tasks end, in no fixed order.
 
-        ``function`` is module-level, tasks are frozen values, results small. At most ``window`` tasks are in
+        ``function`` is module-level, tasks are frozen values, results of some megabytes at most. At most ``window`` tasks are in
         flight. Once ``stop`` says so nothing more is submitted, and what
         is in flight is still yielded. While ``throttle`` says so, one task at a time is submitted. ``meanwhile`` is
         called once, when the first tasks are in flight.
@@ -150,6 +150,7 @@ class Pool:
             broken = [flying.pop(future) for future in list(done) if _is_broken(future)]
             for future in done - {f for f in done if _is_broken(f)}:
                 yield flying.pop(future), _outcome(future)
+            done.clear()  # results may be big
             if not broken:
                 continue
             broken += [task for future, task in flying.items() if not future.done() or _is_broken(future)]

@@ -147,7 +147,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageTask(msgspec.Struct, frozen=True, kw_only=True):
-    """Touched powers of a split whose rows are to be made, of no more records than fit into memory at once.
+    """Touched powers of a split whose rows are to be made, in batches of so many records or bytes.
 
     ``partitions`` are the (archetype, powerset) pairs that hold them, ``power_ids`` their ids by uid; ``power_order`` is
     the position of powers in their sets' own lists.
@@ -161,14 +161,15 @@ class StageTask(msgspec.Struct, frozen=True, kw_only=True):
     power_ids: Mapping[str, int]
     power_order: Mapping[str, int]
     tables: tuple[str, ...]
+    batch_rows: int
+    batch_bytes: int
 
 
 class Staged(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows of touched powers, per table: their number, and a binary COPY of them in pieces; what was set aside."""
+    """The rows of touched powers: (table, number of rows, a binary COPY of them); and what was set aside."""
 
-    rows: dict[str, int]
-    copies: dict[str, tuple[bytes, ...]]
-    rejects: list[Reject]
+    copies: tuple[tuple[str, int, bytes], ...]
+    rejects: tuple[Reject, ...]
 
 
 class NamesTask(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,7 +48,7 @@ def drop(connection: db.Connection) -> None:
             connection.execute(db.query("drop_table", relation=db.identifier(SCHEMA, name)))
 
 
-def touch(connection: db.Connection, differences: Sequence[Difference]) -> dict[str, int]:
+def touch(connection: db.Connection, schema: str, differences: Sequence[Difference]) -> dict[str, int]:
     """Note which powers are touched, and how; return their ids by name. All are in the registry by now."""
     lines = [
         (uid, kind, archetype, powerset)
@@ -59,7 +59,7 @@ def touch(connection: db.Connection, differences: Sequence[Difference]) -> dict[
     columns = list(zip(*lines, strict=True)) or [(), (), (), ()]
     names = ("uids", "kinds", "archetypes", "powersets")
     values = {name: list(column) for name, column in zip(names, columns, strict=True)}
-    return dict(connection.execute(db.query("fill_touch"), values).fetchall())
+    return dict(connection.execute(db.query("fill_touch", schema=db.identifier(schema)), values).fetchall())
 
 
 def put(connection: db.Connection, build: int, staged: Staged) -> None:
@@ -69,8 +69,8 @@ def put(connection: db.Connection, build: int, staged: Staged) -> None:
         MismatchError: the server counted other rows than were sent.
         psycopg.Error: the server refused.
     """
-    for name, pieces in staged.copies.items():
-        bulkload.send(connection, relation(name), tables.spec(name).columns, pieces, staged.rows[name])
+    for name, rows, data in staged.copies:
+        bulkload.send(connection, relation(name), tables.spec(name).columns, data, rows)
     for reject in staged.rejects:
         connection.execute(db.query("stage_reject"), {"build": build, "leaf": "update", **ledger.reject_values(reject)})
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from etl import config, encoding, tables
-from etl.batches import named
-from etl.model import LeafContext, Manifest, Partition
+from etl.batches import coalesce, named
+from etl.model import LeafContext, Manifest, Partition, Reject
 from etl.plan import Difference, DiffTask, NamesTask, Staged, StageTask
 from etl.store import manifest as manifests
 from etl.store import parts
@@ -92,9 +92,7 @@ def stage(task: StageTask) -> Staged:
     """
     manifest = manifests.of_split(task.store, task.split_id)
     found = parts.read_runs(task.store, manifest, _partitions(manifest, task.partitions))
-    touched = [batch for batch in (named(batch, task.power_ids) for batch in found) if batch.num_rows]
-    if not touched:
-        return Staged(rows={}, copies={}, rejects=[])
+    touched = (batch for batch in (named(batch, task.power_ids) for batch in found) if batch.num_rows)
     context = LeafContext(
         archetype_ids=task.archetype_ids,
         powerset_ids=task.powerset_ids,
@@ -102,10 +100,11 @@ def stage(task: StageTask) -> Staged:
         power_order=task.power_order,
         resolve=lambda _: {},
     )
-    batch = pa.concat_batches(touched)
-    built, rejects = tables.build(manifest.format, batch, context, task.tables)
-    return Staged(
-        rows={name: rows.num_rows for name, rows in built.items()},
-        copies={name: tuple(encoding.encode([rows], tables.spec(name).columns)) for name, rows in built.items()},
-        rejects=list(split_rejects.placed(rejects, batch, task.store, manifest)),
-    )
+    copies: list[tuple[str, int, bytes]] = []
+    rejects: list[Reject] = []
+    for batch in coalesce(touched, task.batch_rows, task.batch_bytes):
+        built, refused = tables.build(manifest.format, batch, context, task.tables)
+        for name, rows in built.items():
+            copies.append((name, rows.num_rows, encoding.encode(rows, tables.spec(name).columns)))
+        rejects += split_rejects.placed(refused, batch, task.store, manifest)
+    return Staged(copies=tuple(copies), rejects=tuple(rejects))

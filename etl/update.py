@@ -58,7 +58,9 @@ MOST_CHANGED = 0.20
 # Up to here one worker compares, which has been starting since the beginning, or this process does: others would still be
 # starting (0.4 s of a core each; measured by scripts/bench.py update).
 _TASK_BYTES = 64 << 20
-# As much record text is transformed at a time; its rows come back through a pipe, and are in memory twice for a moment.
+# As little is asked for by this process as well; an update of more has time to let workers ask.
+_FEW_POWERS = 20_000
+# As much record text one task takes, by the averages of the powersets; its rows come back through a pipe.
 _STAGE_BYTES = 16 << 20
 
 
@@ -273,6 +275,7 @@ class _Update:
         self._skipped = 0
         self._ids: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._power_ids: dict[str, int] = {}
+        self._loaded: dict[tuple[str, str], int] = {}
         self._lost_rejects: tuple[str, ...] = ()
         self._prepared = apply.Prepared((), Counter())
         self._entities_wanted = not scope.tables or bool({"archetypes", "powersets"} & set(scope.tables))
@@ -339,7 +342,7 @@ class _Update:
         wanted = self._candidates()
         sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
         size = sum(sizes.get(pair, 0) for pair in wanted)
-        is_little = size <= _TASK_BYTES
+        is_little = size <= _TASK_BYTES and sum(self._loaded.get(pair, 0) for pair in wanted) <= _FEW_POWERS
         most = math.inf if is_little else min(_TASK_BYTES, size / self._pool.workers)
         pool = self._here() if is_little and not self._pool.is_started else self._pool
         if is_little and not dry_run:
@@ -361,7 +364,9 @@ class _Update:
         def compare(meanwhile: Callable[[], None] = lambda: None) -> list[Difference]:
             return list(coordinator.collect(pool, work.difference, tasks, self._stop, window, meanwhile))
 
-        found = compare() if is_little or dry_run else compare(self._create_staged)
+        found = _moved(compare() if is_little or dry_run else compare(self._create_staged))
+        if "powers" not in self._tables:  # rows of powers that are not there would be nobody's
+            found = [msgspec.structs.replace(difference, new=(), gone=()) for difference in found]
         if self._scope.keep_missing:
             found = [msgspec.structs.replace(difference, gone=()) for difference in found]
         return found
@@ -370,10 +375,11 @@ class _Update:
         """Return the partitions whose digests differ from those of the published split, or that are asked for."""
         before = self._published_digests()
         now = {(p.archetype, p.powerset): p for p in self._manifest.partitions}
-        loaded = self._connection.execute(db.query("loaded_powersets", schema=self._schema)).fetchall()
+        found = self._connection.execute(db.query("loaded_powersets", schema=self._schema)).fetchall()
+        self._loaded = {(archetype, powerset): powers for archetype, powerset, powers in found}
         wanted = [
             pair
-            for pair in sorted({(archetype, powerset) for powerset, archetype in loaded} | set(now))
+            for pair in sorted(self._loaded.keys() | now.keys())
             if self._in_scope(pair)
             and (self._scope.everything or pair not in now or before.get(pair) != now[pair].digest)
         ]
@@ -435,17 +441,18 @@ class _Update:
             self._ids = keys.register(self._connection, self._archetypes, self._powersets)
             new = sorted(uid for d in differences for uid, _, _ in d.new)
             self._connection.execute(db.query("register_named_powers"), {"uids": new})
-            self._power_ids = staged.touch(self._connection, differences)
+            self._power_ids = staged.touch(self._connection, self._live.schema, differences)
 
     def _stage(self, differences: list[Difference], run: int) -> dict[str, int]:
         """Stage the rows of all that is touched, which the workers make; return the rows per table."""
         rows = Counter[str]()
         tasks = list(self._stage_tasks(differences))
-        window = 1 if len(tasks) == 1 else None
+        window = 1 if len(tasks) <= 1 else self._pool.workers  # what they made waits in memory
         prepare = partial(self._prepare, run)
         for made in coordinator.collect(self._pool, work.stage, tasks, self._stop, window, prepare):
             staged.put(self._connection, self._live.build, made)
-            rows.update(made.rows)
+            for name, count, _ in made.copies:
+                rows[name] += count
         if "power_prerequisites" in self._tables:
             staged.resolve(self._connection, self._live.schema)
         self._judge_rejects()
@@ -471,7 +478,7 @@ class _Update:
         if found and self._scope.is_whole:
             store, uids = self._options.store, tuple(uid for (uid,) in found)
             task = NamesTask(store=store, split_id=self._manifest.split_id, uids=uids)
-            (self._lost_rejects,) = coordinator.collect(self._pool, work.lost_names, [task], lambda: False)
+            (self._lost_rejects,) = coordinator.collect(self._pool, work.lost_names, [task], lambda: False, 1)
         counted = {**values, "gone": list(self._lost_rejects)}
         row = self._connection.execute(db.query("count_staged_rejects"), counted).fetchone()
         rejected = self._manifest.rejects + (row[0] if row else 0)
@@ -514,8 +521,8 @@ class _Update:
             for uid, archetype, powerset in kind
         )
         sizes = {(p.archetype, p.powerset): p.bytes / p.rows for p in self._manifest.partitions if p.rows}
-        most = min(_STAGE_BYTES, coordinator.batch_bytes(self._options, self._pool.workers))
-        for names in _pieces(touched, lambda name: sizes[name[:2]], most):
+        is_small = sum(sizes[name[:2]] for name in touched) <= _STAGE_BYTES
+        for names in _pieces(touched, lambda name: sizes[name[:2]], math.inf if is_small else _STAGE_BYTES):
             pairs = sorted({name[:2] for name in names})
             mine = {powerset for _, powerset in pairs}
             lists = sorted((e["uid"], e.get("power_order") or ()) for e in self._powersets if e["uid"] in mine)
@@ -528,6 +535,8 @@ class _Update:
                 power_ids={uid: self._power_ids[uid] for _, _, uid in names},
                 power_order={uid: position for _, members in lists for position, uid in enumerate(members)},
                 tables=tuple(self._tables),
+                batch_rows=self._options.batch_rows,
+                batch_bytes=coordinator.batch_bytes(self._options, 1 if is_small else self._pool.workers),
             )
 
     def _application(self, run: int) -> apply.Application:
@@ -582,6 +591,22 @@ class _Update:
             timings=dict(self._clock.seconds),
             notes=tuple(notes),
         )
+
+
+def _moved(found: list[Difference]) -> list[Difference]:
+    """Return the differences with each power once: one that is gone in one task and new in another was moved."""
+    moved = {name[0] for d in found for name in d.gone} & {name[0] for d in found for name in d.new}
+    if not moved:
+        return found
+    return [
+        msgspec.structs.replace(
+            d,
+            gone=tuple(name for name in d.gone if name[0] not in moved),
+            new=tuple(name for name in d.new if name[0] not in moved),
+            changed=(*d.changed, *(name for name in d.new if name[0] in moved)),
+        )
+        for d in found
+    ]
 
 
 def _pieces(items: Sequence[N], size_of: Callable[[N], float], most: float) -> Iterator[tuple[N, ...]]:

@@ -19,6 +19,9 @@ from etl.plan import (
 if TYPE_CHECKING:
     from etl.receipts import Receipt
 
+LOAD_MODULES = ("polars", "etl.transforms.assemble", "etl.leaf")
+"""What a worker that loads leaves imports before its first task: half a second of a core."""
+
 
 def load_leaf(task: LeafTask) -> LeafResult:
     """Load one leaf; see ``etl.leaf``."""

@@ -755,9 +755,13 @@ join etl.powerset_key s on s.id = p.powerset_id
 where p.powerset_id = any (array(select id from etl.powerset_key where uid = any (%(powersets)s::text[])));
 
 -- name: loaded_powersets
--- The powersets that a build has powers of, with their archetypes.
-select distinct k.uid, a.uid
-from {schema}.power_directory d
+-- The powersets that a build has powers of, with their archetypes, and how many.
+select a.uid, k.uid, d.powers
+from (
+    select archetype_id, powerset_id, count(*) as powers
+    from {schema}.power_directory
+    group by archetype_id, powerset_id
+) d
 join etl.powerset_key k on k.id = d.powerset_id
 join etl.archetype_key a on a.id = d.archetype_id;
 
@@ -776,18 +780,21 @@ create temporary table staged_touch (
     kind text not null,
     archetype_id integer not null,
     powerset_id integer not null,
+    was_archetype_id integer,
+    was_powerset_id integer,
     created_at timestamptz
 );
 
 -- name: fill_touch
--- Ids of powers that exist in the registry by now; where they were, or will be.
-insert into pg_temp.staged_touch (id, uid, kind, archetype_id, powerset_id)
-select k.id, k.uid, wanted.kind, a.id, p.id
+-- Ids of powers that exist in the registry by now; where they will be, or were last, and where they are until then.
+insert into pg_temp.staged_touch (id, uid, kind, archetype_id, powerset_id, was_archetype_id, was_powerset_id)
+select k.id, k.uid, wanted.kind, a.id, p.id, d.archetype_id, d.powerset_id
 from unnest(%(uids)s::text[], %(kinds)s::text[], %(archetypes)s::text[], %(powersets)s::text[])
     as wanted (uid, kind, archetype, powerset)
 join etl.power_key k on k.uid = wanted.uid
 join etl.archetype_key a on a.uid = wanted.archetype
 join etl.powerset_key p on p.uid = wanted.powerset
+left join {schema}.power_directory d on d.id = k.id
 returning uid, id;
 
 -- name: create_staged
@@ -856,10 +863,12 @@ select id from moved;
 
 -- name: find_equal
 -- Those staged rows of changed powers that the table has already; partition keys are in the condition for the plan's sake.
+-- Rows of a power that moves count for another leaf, so they come anew.
 create temp table {equal} on commit drop as
 select s.id
 from {staged} s
-join pg_temp.staged_touch t on t.id = s.power_id and t.kind = 'changed'
+join pg_temp.staged_touch t
+    on t.id = s.power_id and t.kind = 'changed' and (t.archetype_id, t.powerset_id) = (t.was_archetype_id, t.was_powerset_id)
 join {relation} r on r.power_id = t.id and r.id = s.id
 where {same_leaf}
   and ({staged_columns}) is not distinct from ({present_columns});
@@ -877,7 +886,8 @@ with deleted as (
     using pg_temp.staged_touch t
     where r.power_id = t.id
       and not exists (select from {equal} e where e.id = r.id)
-    returning t.archetype_id, t.powerset_id
+    returning coalesce(t.was_archetype_id, t.archetype_id) as archetype_id,
+              coalesce(t.was_powerset_id, t.powerset_id) as powerset_id
 )
 select archetype_id, powerset_id, count(*)
 from deleted
@@ -901,7 +911,7 @@ with deleted as (
     delete from {relation} r
     using pg_temp.staged_touch t
     where r.id = t.id
-    returning r.id, r.created_at, t.archetype_id, t.powerset_id
+    returning r.id, r.created_at, r.archetype_id, r.powerset_id
 ),
 noted as (
     update pg_temp.staged_touch s

@@ -270,13 +270,35 @@ def _interrupt() -> bool:
     raise KeyboardInterrupt
 
 
+def refuse(connection: psycopg.Connection[tuple[Any, ...]], store: str) -> list[str]:
+    """Let the server refuse some records; return their names."""
+    names = [record["uid"] for record in _records(store)][20:240:60]
+    connection.execute("create function refuses(text) returns boolean immutable language sql as"
+                       f" $$ select lower($1) = any ('{{{','.join(names)}}}') $$")  # fmt: skip
+    connection.execute("alter table game_b1.powers add constraint not_these check (not refuses(internal_name))")
+    return names
+
+
+def test_renewed_tables_get_no_rows_of_records_that_were_set_aside(store: str, servers: str) -> None:
+    """Nor do references find them; what was rejected stays so."""
+    with begin(store, servers) as connection:
+        names = refuse(connection, store)
+        coordinator.load(options(store, servers))
+        before = checksums(servers)
+        some = ("power_effects", "power_prerequisites", "power_set_categories")
+        renewed = update.update(options(store, servers), Scope(tables=some, everything=True))
+        rejected = connection.execute("select uid from etl.reject order by uid").fetchall()
+
+    assert (renewed.renewed, renewed.new) == (RECORDS - len(names), ())
+    assert checksums(servers) == before
+    assert [uid for (uid,) in rejected] == sorted(names)
+    assert verify(servers, store=store, executor="inline://").findings == ()
+
+
 def test_a_record_that_the_server_refuses_becomes_a_reject(store: str, servers: str) -> None:
     """With its place, its reason and its text; all others are loaded."""
     with begin(store, servers) as connection:
-        names = [record["uid"] for record in _records(store)][20:240:60]
-        connection.execute("create function refuses(text) returns boolean immutable language sql as"
-                           f" $$ select lower($1) = any ('{{{','.join(names)}}}') $$")  # fmt: skip
-        connection.execute("alter table game_b1.powers add constraint not_these check (not refuses(internal_name))")
+        names = refuse(connection, store)
         result = coordinator.load(options(store, servers))
         rows = connection.execute(
             "select uid, code, reason, raw, stage, source, ordinal from etl.reject order by uid"

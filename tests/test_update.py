@@ -16,8 +16,10 @@ import etl
 from etl import config, coordinator, generate, update
 from etl.errors import Interrupted, SchemaError, StoreError, UsageError
 from etl.model import Event
+from etl.plan import Difference
 from etl.scope import Scope, scope_of
 from etl.store import manifest
+from etl.verify import verify
 
 RECORDS = 600
 
@@ -232,6 +234,39 @@ def test_more_than_a_tenth_gone_is_asked_about(base, split, dsn) -> None:
     assert (len(gone.gone), len(ids(dsn))) == (RECORDS // 2, RECORDS // 2)
 
 
+def test_powers_that_move_to_another_set_are_where_a_fresh_load_puts_them(base, split, dsn, empty_dsn) -> None:
+    """Of another archetype, and so in another leaf; receipts speak of the rows that are there."""
+    after = json.loads(json.dumps(base))
+    homes = sorted({(r["PowersetFullName"], r["PowersetName"], r["ArchetypeName"] or "") for r in base})
+    moved = [record for record in after if record["PowersetFullName"] == homes[0][0]][:3]
+    for record in moved:
+        record["PowersetFullName"], record["PowersetName"], record["ArchetypeName"] = homes[-1]
+    coordinator.load(at(split(base), dsn))
+    options = split(after)
+    result = update.update(at(options, dsn), Scope())
+    coordinator.load(at(split(base), empty_dsn))
+    coordinator.load(at(options, empty_dsn))
+
+    assert set(result.changed) == {record["InternalName"].lower() for record in moved}
+    assert checksums(dsn) == checksums(empty_dsn)
+    assert verify(dsn, store=options.store, executor="inline://").findings == ()
+
+
+def test_what_is_gone_in_one_task_and_new_in_another_was_moved() -> None:
+    """Large updates compare powersets in several tasks, of which each sees one place of a power."""
+    found = update._moved(
+        [
+            Difference(gone=(("a.b.c", "blaster", "a.b"), ("a.b.d", "blaster", "a.b")), same=1),
+            Difference(new=(("a.b.c", "tanker", "x.y"), ("x.y.z", "tanker", "x.y"))),
+        ]
+    )
+
+    assert found == [
+        Difference(gone=(("a.b.d", "blaster", "a.b"),), same=1),
+        Difference(new=(("x.y.z", "tanker", "x.y"),), changed=(("a.b.c", "tanker", "x.y"),)),
+    ]
+
+
 def test_an_update_to_what_is_there_has_nothing_to_do(base, split, dsn) -> None:
     """The generation stays."""
     options = at(split(base), dsn)
@@ -343,7 +378,7 @@ def test_an_archetype_that_is_new_to_the_build_gets_a_place(base, split, dsn, em
 
 
 def test_a_stopped_update_leaves_nothing_and_goes_on(base, split, dsn) -> None:
-    """What it staged is dropped by the next one."""
+    """What it staged goes with its session."""
     coordinator.load(at(split(base), dsn))
     before = checksums(dsn)
     after, _ = changed_source(base)

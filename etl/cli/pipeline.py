@@ -188,24 +188,35 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
     Example: etl load --dsn postgresql://loader@db/game
     """
     clock = timings.Clock()
-    from etl import coordinator, scope
+    from etl import dsn, parallel, work
+    from etl.store import manifest as manifests
 
-    clock.lap("imports")
     options = load_options(given, split_id=split_id)
     warm = warming(given)
-    with common.watch_signals() as stop:
-        part = scope.scope_of(options, only, from_record)
-        if part is not None:
-            from etl import update
-            from etl.cli import change
+    if split_id is None:
+        manifests.latest(options.store)  # without a split there is nothing to start anything for
+    with parallel.Pool(options.executor, {config.DSN_VARIABLE: dsn.resolve(options.dsn)}) as pool:
+        if not (options.tables or only) and from_record is None:
+            pool.warm(*work.LOAD_MODULES)  # the workers get ready while this process does
+        from etl import coordinator, scope
 
-            renewed = with_progress(given, lambda report: update.update(options, part, report, stop=stop, clock=clock))
-            warm()
-            change.show(renewed, given["as_json"], with_timings=given["timings"])
-            return
-        result = with_progress(
-            given, lambda report: coordinator.load(options, stop.seeing(report), stop=stop, clock=clock)
-        )
+        clock.lap("imports")
+        with common.watch_signals() as stop:
+            part = scope.scope_of(options, only, from_record)
+            if part is not None:
+                pool.kill()
+                from etl import update
+                from etl.cli import change
+
+                renewed = with_progress(
+                    given, lambda report: update.update(options, part, report, stop=stop, clock=clock)
+                )
+                warm()
+                change.show(renewed, given["as_json"], with_timings=given["timings"])
+                return
+            result = with_progress(
+                given, lambda report: coordinator.load(options, stop.seeing(report), stop=stop, clock=clock, pool=pool)
+            )
     warm()
     _show_load(result, given)
 
