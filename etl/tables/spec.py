@@ -1,11 +1,11 @@
 """The shape of one table, as names and kinds: what a transform delivers and what COPY sends."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-import msgspec
 
-
-class TableSpec(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableSpec:
     """One table: its name, the version of its transform and DDL, and the columns of COPY in order.
 
     ``columns`` maps a name to its kind: int2, int4, int8, float8, bool, text, jsonb, text[] or bytea. Columns that the
