@@ -411,7 +411,7 @@ def test_an_update_that_is_stopped_changes_nothing(phase: str, base, split, dsn)
 
 
 def test_the_server_s_defaults_for_transactions_do_not_matter(base, split, dsn) -> None:
-    """An update's last one sees what workers commit while it runs, and may wait for them."""
+    """An update's last one sees what was committed before each of its statements, and may wait for workers."""
     coordinator.load(at(split(base), dsn))
     options = replace(at(split(changed_source(base)[0]), dsn), executor="process://2")
     with psycopg.connect(dsn, autocommit=True) as connection:
