@@ -99,7 +99,6 @@ def apply(connection: db.Connection, job: Application, prepared: Prepared) -> tu
         connection.execute(db.query("refresh_view", relation=db.identifier(home, name)))
     generation = _raise_generation(connection, job)
     rename_build(connection, job, leaves)
-    staged.drop(connection)
     return generation, rejected
 
 

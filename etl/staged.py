@@ -1,6 +1,7 @@
-"""What an update compares with, and where its rows wait: temporary tables of the coordinator's session.
+"""What an update compares with, and where its rows wait: temporary tables of its last transaction.
 
-They are written without WAL, and are gone with the session.
+They are written without WAL. No transaction that commits has made them, so they are gone however it ends, even where the
+server crashes: what other temporary tables leave in the catalogs waits for autovacuum then.
 """
 
 from collections.abc import Sequence
@@ -30,9 +31,8 @@ def loaded(
 
 def create(connection: db.Connection, schema: str, names: Sequence[str]) -> None:
     """Create the tables for these tables of a build, for its entities, for rejects, and for the names of what is touched."""
-    drop(connection)
     homes = ddl.homes(connection, schema, (*keys.ENTITY_TABLES, *names))
-    with connection.transaction(), connection.pipeline():
+    with connection.pipeline():
         for name, home in homes.items():
             parent = db.identifier(home, name)
             connection.execute(db.query("create_staged", staged=db.identifier(f"staged_{name}"), parent=parent))
@@ -40,16 +40,8 @@ def create(connection: db.Connection, schema: str, names: Sequence[str]) -> None
             connection.execute(db.query(statement))
 
 
-def drop(connection: db.Connection) -> None:
-    """Drop what is staged, if anything is."""
-    found = connection.execute(db.query("staged_exists")).fetchall()
-    with connection.pipeline():
-        for (name,) in found:
-            connection.execute(db.query("drop_table", relation=db.identifier(SCHEMA, name)))
-
-
-def touch(connection: db.Connection, schema: str, differences: Sequence[Difference]) -> dict[str, int]:
-    """Note which powers are touched, and how; return their ids by name. All are in the registry by now."""
+def touch(connection: db.Connection, schema: str, differences: Sequence[Difference]) -> None:
+    """Note which powers are touched, and how. All are in the registry by now."""
     lines = [
         (uid, kind, archetype, powerset)
         for difference in differences
@@ -59,7 +51,7 @@ def touch(connection: db.Connection, schema: str, differences: Sequence[Differen
     columns = list(zip(*lines, strict=True)) or [(), (), (), ()]
     names = ("uids", "kinds", "archetypes", "powersets")
     values = {name: list(column) for name, column in zip(names, columns, strict=True)}
-    return dict(connection.execute(db.query("fill_touch", schema=db.identifier(schema)), values).fetchall())
+    connection.execute(db.query("fill_touch", schema=db.identifier(schema)), values)
 
 
 def put(connection: db.Connection, build: int, staged: Staged) -> None:

@@ -8,13 +8,12 @@ never blocked: they see the state before or the state after.
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
-import psycopg
 
 from etl import (
     apply,
@@ -284,16 +283,11 @@ class _Update:
     def run(self, dry_run: bool, confirm: Callable[[str], None], memory: metrics.PeakMemory) -> UpdateResult:
         """Compare, stage, apply; say what was done."""
         self._clock.lap("start")
-        try:
-            differences = self._timed("compare", lambda: self._compare(dry_run))
-            result = self._result(differences, dry_run)
-            if dry_run:
-                return result
-            self._ask(result, confirm)
-        except BaseException:
-            with suppress(psycopg.Error):
-                staged.drop(self._connection)
-            raise
+        differences = self._timed("compare", self._compare)
+        result = self._result(differences, dry_run)
+        if dry_run:
+            return result
+        self._ask(result, confirm)
         self._clock.lap("question")
         if not (result.changed or result.new or result.gone or result.renewed) and self._entities_equal():
             return self._nothing(result)
@@ -337,16 +331,14 @@ class _Update:
             return f"etl load --from-record {self._scope.first_record}"
         return "run the same command again"
 
-    def _compare(self, dry_run: bool) -> list[Difference]:
-        """Return the differences, per group of powersets; make the tables meanwhile that their rows are staged in."""
+    def _compare(self) -> list[Difference]:
+        """Return the differences, per group of powersets."""
         wanted = self._candidates()
         sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
         size = sum(sizes.get(pair, 0) for pair in wanted)
         is_little = size <= _TASK_BYTES and sum(self._loaded.get(pair, 0) for pair in wanted) <= _FEW_POWERS
         most = math.inf if is_little else min(_TASK_BYTES, size / self._pool.workers)
         pool = self._here() if is_little and not self._pool.is_started else self._pool
-        if is_little and not dry_run:
-            self._create_staged()  # the worker is still getting ready
         tasks = [
             DiffTask(
                 schema=self._live.schema,
@@ -360,11 +352,7 @@ class _Update:
             for partitions in _pieces(wanted, lambda pair: sizes.get(pair, 0), most)
         ]
         window = 1 if is_little else None
-
-        def compare(meanwhile: Callable[[], None] = lambda: None) -> list[Difference]:
-            return list(coordinator.collect(pool, work.difference, tasks, self._stop, window, meanwhile))
-
-        found = _moved(compare() if is_little or dry_run else compare(self._create_staged))
+        found = _moved(list(coordinator.collect(pool, work.difference, tasks, self._stop, window)))
         if "powers" not in self._tables:  # rows of powers that are not there would be nobody's
             found = [msgspec.structs.replace(difference, new=(), gone=()) for difference in found]
         if self._scope.keep_missing:
@@ -427,7 +415,6 @@ class _Update:
     def _nothing(self, result: UpdateResult) -> UpdateResult:
         """Let the build be named after the split that it is equal to."""
         self._pool.kill()  # there is nothing for the worker to do
-        staged.drop(self._connection)
         if self._scope.is_whole and self._live.split_id != self._manifest.split_id:
             with self._connection.transaction():
                 self._ids = keys.register(self._connection, self._archetypes, self._powersets)
@@ -435,20 +422,22 @@ class _Update:
         return result
 
     def _register(self, differences: list[Difference]) -> None:
-        """Give ids to what is new, and note which powers are touched."""
+        """Give ids to what is new; learn those of all that is touched."""
         with self._connection.transaction():
             self._connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
             self._ids = keys.register(self._connection, self._archetypes, self._powersets)
             new = sorted(uid for d in differences for uid, _, _ in d.new)
             self._connection.execute(db.query("register_named_powers"), {"uids": new})
-            self._power_ids = staged.touch(self._connection, self._live.schema, differences)
+            uids = [name[0] for d in differences for kind in (d.changed, d.new, d.renewed) for name in kind]
+            found = self._connection.execute(db.query("registered_powers"), {"uids": uids})
+            self._power_ids = dict(found.fetchall())
 
     def _stage(self, differences: list[Difference], run: int) -> dict[str, int]:
         """Stage the rows of all that is touched, which the workers make; return the rows per table."""
         rows = Counter[str]()
         tasks = list(self._stage_tasks(differences))
         window = 1 if len(tasks) <= 1 else self._pool.workers  # what they made waits in memory
-        prepare = partial(self._prepare, run)
+        prepare = partial(self._prepare, differences, run)
         for made in coordinator.collect(self._pool, work.stage, tasks, self._stop, window, prepare):
             staged.put(self._connection, self._live.build, made)
             for name, count, _ in made.copies:
@@ -500,11 +489,10 @@ class _Update:
             "reject_paths": outcome.reject_paths(self._options.store, manifest, self._live.build, set_aside),
         }
 
-    def _create_staged(self) -> None:
+    def _prepare(self, differences: list[Difference], run: int) -> None:
+        """Make the tables that rows are staged in; stage archetypes and powersets, and bring them up."""
         staged.create(self._connection, self._live.schema, self._tables)
-
-    def _prepare(self, run: int) -> None:
-        """Stage archetypes and powersets, which the workers do not need, and bring them up."""
+        staged.touch(self._connection, self._live.schema, differences)
         rows = keys.entity_rows(self._archetypes, self._powersets, *self._ids)
         keys.copy_entities(self._connection, staged.SCHEMA, rows, "staged_")
         self._prepared = apply.prepare(self._connection, self._application(run))

@@ -772,6 +772,12 @@ select (select coalesce(max(id), 0) from etl.power_key) + row_number() over (ord
 from unnest(%(uids)s::text[]) as wanted (uid)
 where not exists (select from etl.power_key k where k.uid = wanted.uid);
 
+-- name: registered_powers
+-- Ids of powers, whether a build has them or not.
+select uid, id
+from etl.power_key
+where uid = any (%(uids)s);
+
 -- name: stage_powers_to_touch
 -- Which powers an update touches, and how.
 create temporary table staged_touch (
@@ -783,7 +789,7 @@ create temporary table staged_touch (
     was_archetype_id integer,
     was_powerset_id integer,
     created_at timestamptz
-);
+) on commit drop;
 
 -- name: fill_touch
 -- Ids of powers that exist in the registry by now; where they will be, or were last, and where they are until then.
@@ -794,19 +800,11 @@ from unnest(%(uids)s::text[], %(kinds)s::text[], %(archetypes)s::text[], %(power
 join etl.power_key k on k.uid = wanted.uid
 join etl.archetype_key a on a.uid = wanted.archetype
 join etl.powerset_key p on p.uid = wanted.powerset
-left join {schema}.power_directory d on d.id = k.id
-returning uid, id;
+left join {schema}.power_directory d on d.id = k.id;
 
 -- name: create_staged
 -- Rows of the new records on their way into the published build.
-create temporary table {staged} (like {parent} including defaults);
-
--- name: staged_exists
-select c.relname
-from pg_class c
-where c.relnamespace = pg_my_temp_schema()
-  and c.relname like 'staged\_%%'
-  and c.relkind = 'r';
+create temporary table {staged} (like {parent} including defaults) on commit drop;
 
 -- name: resolve_staged
 -- References to powers that the build has once the update is done.
@@ -1077,7 +1075,7 @@ set input_digest = excluded.input_digest,
     created_at = clock_timestamp();
 
 -- name: create_staged_reject
-create temporary table staged_reject (like etl.reject);
+create temporary table staged_reject (like etl.reject) on commit drop;
 
 -- name: stage_reject
 -- A record that an update sets aside.

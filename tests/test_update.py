@@ -378,7 +378,7 @@ def test_an_archetype_that_is_new_to_the_build_gets_a_place(base, split, dsn, em
 
 
 def test_a_stopped_update_leaves_nothing_and_goes_on(base, split, dsn) -> None:
-    """What it staged goes with its session."""
+    """What it staged goes with its transaction."""
     coordinator.load(at(split(base), dsn))
     before = checksums(dsn)
     after, _ = changed_source(base)
