@@ -129,7 +129,7 @@ def load(
     """Load the store's latest split (or ``options.split_id``) into a build and publish it; go on where one was stopped.
 
     A ``clock`` that runs already, because the run began before, is gone on with: its laps are among the timings. ``pool``
-    are workers of ``options.executor`` that are starting already; they end with the load.
+    are workers of ``options.executor`` that are starting already, and end when the load is done, or else with the caller.
 
     Raises:
         StoreError: the store holds no finished split, or one of another version.

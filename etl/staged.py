@@ -1,7 +1,7 @@
 """What an update compares with, and where its rows wait: temporary tables of its last transaction.
 
-They are written without WAL. No transaction that commits has made them, so they are gone however it ends, even where the
-server crashes: what other temporary tables leave in the catalogs waits for autovacuum then.
+They are written without WAL, and no commit leaves them: they are gone however it ends, even where the server crashes. What
+other temporary tables leave in the catalogs waits for autovacuum then.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,12 @@ def loaded(
     """Return what a build holds of some (archetype, powerset) pairs: uid -> (digest, archetype, powerset)."""
     query = db.query("loaded_hashes", schema=db.identifier(schema))
     rows = connection.execute(query, {"powersets": [powerset for _, powerset in partitions]}).fetchall()
-    return {uid: (bytes(digest), archetype, powerset) for uid, digest, archetype, powerset in rows}
+    wanted = set(partitions)
+    return {
+        uid: (bytes(digest), archetype, powerset)
+        for uid, digest, archetype, powerset in rows
+        if (archetype, powerset) in wanted
+    }
 
 
 def create(connection: db.Connection, schema: str, names: Sequence[str]) -> None:

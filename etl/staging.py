@@ -36,7 +36,7 @@ def difference(task: DiffTask) -> Difference:
         before = loaded.pop(name[0], None)
         if before is None:
             new.append(name)
-        elif before[0] != digest:
+        elif before != (digest, *name[1:]):
             changed.append(name)
         elif task.everything:
             renewed.append(name)

@@ -57,8 +57,8 @@ MOST_CHANGED = 0.20
 # Up to here one worker compares, which has been starting since the beginning, or this process does: others would still be
 # starting (0.4 s of a core each; measured by scripts/bench.py update).
 _TASK_BYTES = 64 << 20
-# As little is asked for by this process as well; an update of more has time to let workers ask.
-_FEW_POWERS = 20_000
+# What a published power weighs in a comparison beside the record texts: its names and digest as objects, about.
+_LOADED_BYTES = 1 << 10
 # As much record text one task takes, by the averages of the powersets; its rows come back through a pipe.
 _STAGE_BYTES = 16 << 20
 
@@ -334,9 +334,10 @@ class _Update:
     def _compare(self) -> list[Difference]:
         """Return the differences, per group of powersets."""
         wanted = self._candidates()
-        sizes = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
-        size = sum(sizes.get(pair, 0) for pair in wanted)
-        is_little = size <= _TASK_BYTES and sum(self._loaded.get(pair, 0) for pair in wanted) <= _FEW_POWERS
+        records = {(p.archetype, p.powerset): p.bytes for p in self._manifest.partitions}
+        sizes = {pair: records.get(pair, 0) + _LOADED_BYTES * self._loaded.get(pair, 0) for pair in wanted}
+        size = sum(sizes.values())
+        is_little = size <= _TASK_BYTES
         most = math.inf if is_little else min(_TASK_BYTES, size / self._pool.workers)
         pool = self._here() if is_little and not self._pool.is_started else self._pool
         tasks = [
@@ -349,7 +350,7 @@ class _Update:
                 everything=self._scope.everything,
                 loaded=staged.loaded(self._connection, self._live.schema, partitions) if is_little else None,
             )
-            for partitions in _pieces(wanted, lambda pair: sizes.get(pair, 0), most)
+            for partitions in _pieces(wanted, sizes.__getitem__, most)
         ]
         window = 1 if is_little else None
         found = _moved(list(coordinator.collect(pool, work.difference, tasks, self._stop, window)))
@@ -509,8 +510,10 @@ class _Update:
             for uid, archetype, powerset in kind
         )
         sizes = {(p.archetype, p.powerset): p.bytes / p.rows for p in self._manifest.partitions if p.rows}
-        is_small = sum(sizes[name[:2]] for name in touched) <= _STAGE_BYTES
-        for names in _pieces(touched, lambda name: sizes[name[:2]], math.inf if is_small else _STAGE_BYTES):
+        # A worker that is alone may take what all would.
+        is_small = sum(sizes[name[:2]] for name in touched) <= self._stage_bytes(1)
+        most = math.inf if is_small else self._stage_bytes(self._pool.workers)
+        for names in _pieces(touched, lambda name: sizes[name[:2]], most):
             pairs = sorted({name[:2] for name in names})
             mine = {powerset for _, powerset in pairs}
             lists = sorted((e["uid"], e.get("power_order") or ()) for e in self._powersets if e["uid"] in mine)
@@ -526,6 +529,10 @@ class _Update:
                 batch_rows=self._options.batch_rows,
                 batch_bytes=coordinator.batch_bytes(self._options, 1 if is_small else self._pool.workers),
             )
+
+    def _stage_bytes(self, workers: int) -> int:
+        """Return how much record text a task may take: what it makes lies in memory at once, beside one batch."""
+        return min(_STAGE_BYTES, 2 * coordinator.batch_bytes(self._options, workers))
 
     def _application(self, run: int) -> apply.Application:
         return apply.Application(

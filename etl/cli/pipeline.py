@@ -1,5 +1,6 @@
 """The commands that move data: split, load, rebuild, generate."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -191,20 +192,25 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
     from etl import dsn, parallel, work
     from etl.store import manifest as manifests
 
+    clock.lap("imports")
     options = load_options(given, split_id=split_id)
     warm = warming(given)
-    if split_id is None:
-        manifests.latest(options.store)  # without a split there is nothing to start anything for
-    with parallel.Pool(options.executor, {config.DSN_VARIABLE: dsn.resolve(options.dsn)}) as pool:
-        if not (options.tables or only) and from_record is None:
+    with contextlib.ExitStack() as stack:
+        pool = None
+        if not (options.tables or only or split_id) and from_record is None:
+            manifests.latest(options.store)  # without a split there is nothing to start anything for
+            where = dsn.resolve(options.dsn)
+            pool = stack.enter_context(parallel.Pool(options.executor, {config.DSN_VARIABLE: where}))
             pool.warm(*work.LOAD_MODULES)  # the workers get ready while this process does
+        clock.lap("start")
         from etl import coordinator, scope
 
         clock.lap("imports")
         with common.watch_signals() as stop:
             part = scope.scope_of(options, only, from_record)
             if part is not None:
-                pool.kill()
+                if pool is not None:
+                    pool.kill()
                 from etl import update
                 from etl.cli import change
 
