@@ -226,9 +226,8 @@ def _copy_all(
     """Transform and COPY the leaf batch by batch; return (rows, bytes) per table, and add what was set aside."""
     totals = dict.fromkeys(relations, (0, 0))
     if task.renews:
-        batches = (
-            named(batch, context.power_ids) for batch in batches
-        )  # what was once set aside stays so until another load
+        # What was once set aside stays so until another load.
+        batches = (named(batch, context.power_ids) for batch in batches)
     for batch in coalesce(batches, task.batch_rows, task.batch_bytes):
         clock.lap("read")
         built, refused = tables.build(manifest.format, batch, context, list(relations))

@@ -1,4 +1,4 @@
-"""What an update compares with, and where its rows wait: temporary tables of its last transaction.
+"""Where an update's rows wait: temporary tables of its last transaction.
 
 They are written without WAL, and no commit leaves them: they are gone however it ends, even where the server crashes. What
 other temporary tables leave in the catalogs waits for autovacuum then.
@@ -18,20 +18,6 @@ SCHEMA = "pg_temp"
 def relation(table: str) -> sql.Identifier:
     """Return where the rows of a table wait."""
     return db.identifier(SCHEMA, f"staged_{table}")
-
-
-def loaded(
-    connection: db.Connection, schema: str, partitions: Sequence[tuple[str, str]]
-) -> dict[str, tuple[bytes, str, str]]:
-    """Return what a build holds of some (archetype, powerset) pairs: uid -> (digest, archetype, powerset)."""
-    query = db.query("loaded_hashes", schema=db.identifier(schema))
-    rows = connection.execute(query, {"powersets": [powerset for _, powerset in partitions]}).fetchall()
-    wanted = set(partitions)
-    return {
-        uid: (bytes(digest), archetype, powerset)
-        for uid, digest, archetype, powerset in rows
-        if (archetype, powerset) in wanted
-    }
 
 
 def create(connection: db.Connection, schema: str, names: Sequence[str]) -> None:

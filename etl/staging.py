@@ -24,25 +24,25 @@ def difference(task: DiffTask) -> Difference:
     """
     manifest = manifests.of_split(task.store, task.split_id)
     if task.loaded is None:
-        from etl import db, staged
+        from etl import db, loaded
 
         with db.connect(os.environ[config.DSN_VARIABLE], name="etl update: compare") as connection:
-            loaded = staged.loaded(connection, task.schema, task.partitions)
+            before = loaded.digests(connection, task.schema, task.partitions)
     else:
-        loaded = dict(task.loaded)
+        before = dict(task.loaded)
     changed, new, renewed = [], [], []
     same = 0
     for name, digest in _records(task, manifest):
-        before = loaded.pop(name[0], None)
-        if before is None:
+        was = before.pop(name[0], None)
+        if was is None:
             new.append(name)
-        elif before != (digest, *name[1:]):
+        elif was != (digest, *name[1:]):
             changed.append(name)
         elif task.everything:
             renewed.append(name)
         else:
             same += 1
-    gone = () if task.first_record else tuple((uid, *loaded[uid][1:]) for uid in sorted(loaded))
+    gone = () if task.first_record else tuple((uid, *before[uid][1:]) for uid in sorted(before))
     return Difference(changed=tuple(changed), new=tuple(new), gone=gone, renewed=tuple(renewed), same=same)
 
 
@@ -52,7 +52,7 @@ def lost_names(task: NamesTask) -> tuple[str, ...]:
     Raises:
         StoreError: a part is missing or damaged.
     """
-    import pyarrow.compute as pc  # a tenth of a second, which a comparison does without
+    import pyarrow.compute as pc  # slow to import, and a comparison does without
 
     manifest = manifests.of_split(task.store, task.split_id)
     wanted, found = pa.array(task.uids, pa.string()), set[str]()
@@ -84,8 +84,8 @@ def _partitions(manifest: Manifest, wanted: tuple[tuple[str, str], ...]) -> list
 def stage(task: StageTask) -> Staged:
     """Make the rows of the task's powers; they are put down by who asked, in one transaction with all else.
 
-    Nothing is asked of the server, whose driver takes a tenth of a second to import: the ids of powers that others
-    require are left out (``etl.staged.resolve``).
+    Nothing is asked of the server, because its driver is slow to import: the ids of powers that others require are left
+    out (``etl.staged.resolve``).
 
     Raises:
         StoreError: a part is missing or damaged.

@@ -26,6 +26,7 @@ from etl import (
     keys,
     ledger,
     limits,
+    loaded,
     metrics,
     migrations,
     outcome,
@@ -348,7 +349,7 @@ class _Update:
                 partitions=partitions,
                 first_record=self._scope.first_record,
                 everything=self._scope.everything,
-                loaded=staged.loaded(self._connection, self._live.schema, partitions) if is_little else None,
+                loaded=loaded.digests(self._connection, self._live.schema, partitions) if is_little else None,
             )
             for partitions in _pieces(wanted, sizes.__getitem__, most)
         ]

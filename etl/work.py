@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from etl.receipts import Receipt
 
 LOAD_MODULES = ("polars", "etl.transforms.assemble", "etl.leaf")
-"""What a worker that loads leaves imports before its first task: half a second of a core."""
+"""What a worker that loads leaves imports before its first task."""
 
 
 def load_leaf(task: LeafTask) -> LeafResult:

@@ -17,7 +17,8 @@ FLOORS: dict[str, float] = {
     ),
     **dict.fromkeys(("db", "storage", "parallel", "progress", "metrics", "server"), 1),
     **dict.fromkeys(
-        ("sources", "transforms", "batches", "encoding", "receipts", "audit", "plan", "dsn", "retry", "line"), 2
+        ("sources", "transforms", "batches", "encoding", "loaded", "receipts", "audit", "plan", "dsn", "retry", "line"),
+        2,
     ),
     **dict.fromkeys(("store", "tables", "bulkload"), 2.1),
     "ddl": 2.2,

@@ -8,15 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from test_coordinator import checksums
 
 import etl
-from etl import config, coordinator, generate, update
+from etl import config, coordinator, db, generate, loaded, staging, update
 from etl.errors import Interrupted, SchemaError, StoreError, UsageError
 from etl.model import Event
-from etl.plan import Difference
+from etl.plan import Difference, DiffTask
 from etl.scope import Scope, scope_of
 from etl.store import manifest
 from etl.verify import verify
@@ -250,6 +251,29 @@ def test_powers_that_move_to_another_set_are_where_a_fresh_load_puts_them(base, 
     assert set(result.changed) == {record["InternalName"].lower() for record in moved}
     assert checksums(dsn) == checksums(empty_dsn)
     assert verify(dsn, store=options.store, executor="inline://").findings == ()
+
+
+def test_a_worker_that_asks_the_server_finds_what_one_does_that_was_told(base, split, dsn, monkeypatch) -> None:
+    """Of much the workers ask themselves what is published; of little the coordinator does while they start."""
+    after, names = changed_source(base)
+    old, new = at(split(base), dsn), at(split(after), dsn)
+    coordinator.load(old)
+    pairs = {(p.archetype, p.powerset) for o in (old, new) for p in manifest.read(o.store, o.split_id).partitions}
+    task = DiffTask(
+        schema="game_b1",
+        store=new.store,
+        split_id=str(new.split_id),
+        partitions=tuple(sorted(pairs)),
+        first_record=0,
+        everything=False,
+    )
+    monkeypatch.setenv(config.DSN_VARIABLE, dsn)
+    with db.connect(dsn) as connection:
+        told = msgspec.structs.replace(task, loaded=loaded.digests(connection, task.schema, task.partitions))
+
+    found = staging.difference(task)
+    assert found == staging.difference(told)
+    assert {kind: {uid for uid, _, _ in getattr(found, kind)} for kind in names} == names
 
 
 def test_what_is_gone_in_one_task_and_new_in_another_was_moved() -> None:
