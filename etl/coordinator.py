@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -43,7 +44,7 @@ from etl.config import MIB
 from etl.errors import EtlError, Incomplete, InputError, Interrupted, StoreError, TooManyRejects, Transient, UsageError
 from etl.model import Event, Manifest, Progress, Reject
 from etl.outcome import LoadResult
-from etl.plan import CheckTask, IndexTask, Leaf, LeafResult, LeafTask, RegisterTask, cut_leaves
+from etl.plan import CheckTask, IndexTask, Leaf, LeafResult, LeafTask, RegisterTask, StatisticsTask, cut_leaves
 from etl.receipts import Receipt
 from etl.store import entities
 from etl.store import manifest as manifests
@@ -217,7 +218,8 @@ def _run(run: _Run) -> LoadResult:
             )
     _work(run)
     with run.phase("finish"):
-        rows = finish.finish(run.connection, run.build, run.schema, run.leaves, run.wanted, run.done)
+        gather = partial(_gather_statistics, run)
+        rows = finish.finish(run.connection, run.build, run.schema, run.leaves, run.wanted, run.done, gather)
         set_aside = outcome.load_rejects(run.connection, run.build)
         counts = outcome.counts(run.manifest, rows, set_aside)
     with run.phase("publish"):
@@ -493,6 +495,13 @@ def _check_parts(run: _Run, leaves: Sequence[Leaf]) -> None:
         if part.name in named
     ]
     _each(run, work.check_part, tasks)
+
+
+def _gather_statistics(run: _Run, names: Sequence[str], meanwhile: Callable[[], None]) -> None:
+    """Have workers gather the statistics of partitioned tables; call ``meanwhile`` while they do."""
+    tasks = [StatisticsTask(build=run.build, epoch=run.epoch, schema=run.schema, table=name) for name in names]
+    list(collect(run.pool, work.gather_statistics, tasks, run.stop, meanwhile=meanwhile))
+    _stop_here(run)
 
 
 def _publish(run: _Run) -> publish.Publication:

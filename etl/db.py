@@ -259,7 +259,12 @@ def sections(relative_path: str) -> list[tuple[str, str]]:
 
     A heading is the comment's text ("create", "index: idx_power_effects", …); further comment lines stay in the body.
     """
-    parts = re.split(r"^-- (create|index: \w+|comments)[ \t]*\n", resources.sql_text(relative_path), flags=re.MULTILINE)
+    return _sections(resources.sql_text(relative_path))
+
+
+@cache
+def _sections(text: str) -> list[tuple[str, str]]:
+    parts = re.split(r"^-- (create|index: \w+|comments)[ \t]*\n", text, flags=re.MULTILINE)
     return [(head, body.strip().rstrip(";")) for head, body in zip(parts[1::2], parts[2::2], strict=True)]
 
 

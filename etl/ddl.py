@@ -5,10 +5,11 @@ several, a branch that is RANGE by powerset id into leaves. A leaf is made stand
 bounds of both levels, so that ATTACH needs no scan.
 """
 
+import functools
 import hashlib
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from psycopg import sql
@@ -53,14 +54,19 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
         return self.statement.replace(_PLAIN, text)
 
 
-def indexes(relative_path: str) -> list[Index]:
+def indexes(relative_path: str) -> tuple[Index, ...]:
     """Return the index sections of a file of ``sql/``, in order; primary keys are among them."""
+    return _indexes(tuple(db.sections(relative_path)))
+
+
+@functools.cache
+def _indexes(sections: tuple[tuple[str, str], ...]) -> tuple[Index, ...]:
     found = []
-    for heading, body in db.sections(relative_path):
+    for heading, body in sections:
         if heading.startswith("index: "):
             needs = re.search(r"^-- requires: (\w+)", body, flags=re.MULTILINE)
             found.append(Index(name=heading[7:], statement=body, requires=needs[1] if needs else None))
-    return found
+    return tuple(found)
 
 
 def table_file(name: str) -> str:
@@ -211,19 +217,33 @@ def check_leaf(connection: db.Connection, schema: str, table: str, leaf: str, co
     )
 
 
-def analyze(connection: db.Connection, schema: str, table: str, name: str, *, indexed_only: bool = False) -> None:
-    """Gather statistics on the scalar columns of a table shaped like ``name``; chewing jsonb would take longer than all btrees.
+def analyze(connection: db.Connection, schema: str, table: str, name: str, *, columns: Collection[str] = ()) -> None:
+    """Gather statistics of a table shaped like ``name``, on some of its columns or on all scalar ones.
 
-    ``indexed_only`` names the indexed ones alone: for a parent, whose leaves have theirs and are sampled once more.
+    Chewing jsonb would take longer than building all btrees.
     """
-    columns = [column for column, kind in tables.spec(name).columns.items() if kind in _SCALARS]
-    if indexed_only:
-        words = set(re.findall(r"\w+", " ".join(index.statement for index in indexes(table_file(name)))))
-        columns = [column for column in columns if column in words]
-    statement = sql.SQL("analyze {} ({})").format(
-        db.identifier(schema, table), sql.SQL(", ").join(map(sql.Identifier, columns))
-    )
-    connection.execute(statement)
+    named = sql.SQL(", ").join(map(sql.Identifier, columns or _scalars(name)))
+    connection.execute(sql.SQL("analyze {} ({})").format(db.identifier(schema, table), named))
+
+
+def searched(name: str) -> list[str]:
+    """Return the columns of table ``name`` that a btree is ordered by: those by which its parent is planned, too.
+
+    ANALYZE of a partitioned table gathers them for its leaves as well.
+    """
+    btrees = [index.statement for index in indexes(table_file(name)) if index.method == "btree"]
+    words = set(re.findall(r"\w+", " ".join(statement.partition("include")[0] for statement in btrees)))
+    return [column for column in _scalars(name) if column in words]
+
+
+def unsearched(name: str) -> list[str]:
+    """Return the other scalar columns: statistics of a leaf alone."""
+    known = searched(name)
+    return [column for column in _scalars(name) if column not in known]
+
+
+def _scalars(name: str) -> list[str]:
+    return [column for column, kind in tables.spec(name).columns.items() if kind in _SCALARS]
 
 
 def attachments(connection: db.Connection, schema: str, table: str, leaves: Iterable[Leaf]) -> Iterator[db.Statement]:

@@ -1,6 +1,6 @@
 """Finishing a build: leaves attached, keys and indexes, the view, and the proof that all rows are there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from etl import db, ddl, tables
 from etl.errors import MismatchError
@@ -20,8 +20,12 @@ def finish(
     leaves: Sequence[Leaf],
     wanted: Sequence[str],
     done: Mapping[tuple[str, str], Receipt],
+    gather: Callable[[Sequence[str], Callable[[], None]], None],
 ) -> dict[str, int]:
-    """Attach; then link, build the views and prove the counts in one transaction.
+    """Attach; then build the views, link and prove the counts in one transaction.
+
+    Meanwhile ``gather(tables, views)`` has the statistics of the partitioned tables gathered, in other sessions, and calls
+    ``views``. Links come after both: they take a lock that ANALYZE would wait for.
 
     Each leaf is attached in a transaction of its own, which a later run need not do again: the server tells every session
     of each relation that is touched, and a session that is told of some 4,000 at once forgets all it knew of the
@@ -41,23 +45,27 @@ def finish(
     for name in partitioned:
         db.each_at_once(connection, list(ddl.attachments(connection, schema, name, leaves)))
     extensions = ddl.extension_homes(connection, (path for _, path in ddl.views()))
-    with db.at_once(connection):
-        linked = {name: db.identifier(homes[name], name) for name in ("archetypes", "powersets", "powers")}
-        if homes["powersets"] == schema:
-            connection.execute(db.query("link_powersets", **linked))
-        if homes["powers"] == schema:
-            connection.execute(db.query("link_powers", **linked))
-        if "power_prerequisites" in own:
-            connection.execute(db.query("unresolve_missing", schema=db.identifier(schema)))
-        asked = _ask_counts(connection, schema, wanted)
-        for name in partitioned:
-            ddl.analyze(connection, schema, name, name, indexed_only=True)
-        for name, path in ddl.views():
-            if homes[name] == schema:
-                ddl.create_view(connection, schema, name, path, extensions)
-        rows = _proven(asked, done)
-        connection.execute(db.query("finish_build"), {"build": build})
-    return rows
+
+    def views() -> None:
+        with connection.pipeline():
+            connection.execute(db.query("sample_lightly"))
+            for name, path in ddl.views():
+                if homes[name] == schema:
+                    ddl.create_view(connection, schema, name, path, extensions)
+
+    with connection.transaction():
+        gather(partitioned, views)
+        with connection.pipeline():
+            linked = {name: db.identifier(homes[name], name) for name in ("archetypes", "powersets", "powers")}
+            if homes["powersets"] == schema:
+                connection.execute(db.query("link_powersets", **linked))
+            if homes["powers"] == schema:
+                connection.execute(db.query("link_powers", **linked))
+            if "power_prerequisites" in own:
+                connection.execute(db.query("unresolve_missing", schema=db.identifier(schema)))
+            asked = _ask_counts(connection, schema, wanted)
+            connection.execute(db.query("finish_build"), {"build": build})
+        return _proven(asked, done)
 
 
 def is_finished(connection: db.Connection, build: int) -> bool:

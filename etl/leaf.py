@@ -178,7 +178,7 @@ def _context(
     """Return the ids of the leaf's powersets and powers; what is asked for while rows are made is timed by itself."""
     schema = db.identifier(task.schema)
     sets = dict(zip(task.leaf.powersets, task.powerset_ids, strict=True))
-    powers: dict[str, int] = dict(ids.fetchall())
+    powers = {name.lower(): number for name, number in ids}  # as the splitter makes a uid of a name
     order = {uid: position for (members,) in ordered for position, uid in enumerate(members)}
 
     def resolve(uids: list[str]) -> dict[str, int]:
@@ -279,15 +279,16 @@ def _set_aside(connection: db.Connection, task: LeafTask, rejects: list[Reject],
 
 
 def _complete(connection: db.Connection, task: LeafTask) -> None:
-    """Give the leaf's tables what their parents will want: CHECK, indexes, statistics."""
+    """Give the leaf's tables what their parents will want: CHECK, indexes; and statistics that these do not gather."""
     leaf = task.leaf
     condition = ddl.bounds(leaf.archetype_id, leaf.lower, leaf.upper)
     partitioned = [name for name, _ in task.tables if tables.spec(name).partitioned]
+    connection.execute(db.query("sample_lightly"))
     for name in partitioned:
         ddl.check_leaf(connection, task.schema, name, leaf.name, condition)
         if task.indexes != "before":
             _index(connection, task, name)
-        ddl.analyze(connection, task.schema, f"{name}_{leaf.name}", name)
+        ddl.analyze(connection, task.schema, f"{name}_{leaf.name}", name, columns=ddl.unsearched(name))
 
 
 def _record(connection: db.Connection, task: LeafTask, totals: dict[str, tuple[int, int]]) -> None:

@@ -97,6 +97,15 @@ class IndexTask(msgspec.Struct, frozen=True, kw_only=True):
     deferred: str = "none"
 
 
+class StatisticsTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A partitioned table of a build whose leaves are attached."""
+
+    build: int
+    epoch: int
+    schema: str
+    table: str
+
+
 class LateIndexTask(msgspec.Struct, frozen=True, kw_only=True):
     """A table or leaf of a published build that lacks indexes: its ``name`` in the schema, and (index, name) of each.
 

@@ -1,5 +1,6 @@
 """The SQL files that ship with the package, in a checkout as in an installed wheel."""
 
+from functools import cache
 from pathlib import Path
 
 from etl.errors import EtlError, UsageError
@@ -39,6 +40,7 @@ def migrations_folder() -> Path:
     return folder / "migrations"
 
 
+@cache
 def _sql_folder() -> Path:
     """Return ``etl/sql`` (where a wheel carries the files), else ``sql`` beside the package (a checkout)."""
     package = Path(__file__).resolve().parent

@@ -14,6 +14,7 @@ from etl.plan import (
     RegisterTask,
     Staged,
     StageTask,
+    StatisticsTask,
 )
 
 if TYPE_CHECKING:
@@ -88,6 +89,19 @@ def index_table(task: IndexTask) -> str:
             ddl.analyze(connection, task.schema, task.table, task.table)
             receipts.record(connection, task.build, receipt)
             connection.execute("commit")
+    return task.table
+
+
+def gather_statistics(task: StatisticsTask) -> str:
+    """Gather the statistics by which a partitioned table is planned, and its leaves; return its name."""
+    from etl import db, ddl, line, receipts
+
+    with line.lent() as connection, connection.pipeline():
+        name = f"etl analyze {task.table}"
+        receipts.enter(connection, task.build, task.epoch, "statistics", [task.table], name=name).done()
+        connection.execute(db.query("sample_lightly"))
+        ddl.analyze(connection, task.schema, task.table, task.table, columns=ddl.searched(task.table))
+        connection.execute("commit")
     return task.table
 
 

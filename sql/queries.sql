@@ -210,11 +210,11 @@ select uid, id from etl.archetype_key;
 select uid, id from etl.powerset_key where uid = any (%(uids)s);
 
 -- name: leaf_power_ids
--- The powers of a leaf's powersets: uid and id.
-select k.uid, d.id
-from {schema}.power_directory d
-join etl.power_key k on k.id = d.id
-where d.powerset_id = any (%(powersets)s);
+-- The powers of a leaf's powersets: internal name and id. Their uids are in the registry, too, but joining that costs a
+-- scan of it per leaf.
+select internal_name, id
+from {schema}.power_directory
+where powerset_id = any (%(powersets)s);
 
 -- name: resolve_powers
 -- Those of the named powers that exist in this build.
@@ -665,6 +665,11 @@ from etl.power_key k;
 
 -- name: analyze
 analyze {relation};
+
+-- name: sample_lightly
+-- To the end of the transaction: statistics of a tenth of the server's detail. A partitioned table has them for each leaf,
+-- and the rows that ANALYZE samples do not get fewer with those that a leaf has.
+select set_config('default_statistics_target', greatest(10, current_setting('default_statistics_target')::int / 10)::text, true);
 
 -- name: builds_of
 -- Builds of a live schema that have not been dropped, newest first: what stands on others comes before them.

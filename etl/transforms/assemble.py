@@ -65,40 +65,44 @@ def _without_collector() -> Iterator[None]:
 
 def _keys(parsed: Parsed, context: model.LeafContext) -> pl.DataFrame:
     """One row per record: power_id, powerset_id, archetype_id."""
-    uids = parsed.batch.column("uid").to_pylist()
-    powersets = parsed.batch.column("powerset").to_pylist()
-    archetypes = parsed.batch.column("archetype").to_pylist()
+    names: pl.DataFrame = pl.from_arrow(parsed.batch.select(["uid", "powerset", "archetype"]))  # type: ignore[assignment]
+    ids = (
+        ("power_id", context.power_ids, "uid", pl.Int64),
+        ("powerset_id", context.powerset_ids, "powerset", pl.Int32),
+        ("archetype_id", context.archetype_ids, "archetype", pl.Int32),
+    )
     return pl.DataFrame(
-        {
-            "power_id": pl.Series([context.power_ids[uid] for uid in uids], dtype=pl.Int64),
-            "powerset_id": pl.Series([context.powerset_ids[uid] for uid in powersets], dtype=pl.Int32),
-            "archetype_id": pl.Series([context.archetype_ids[key] for key in archetypes], dtype=pl.Int32),
-        }
+        [_series(name, map(known.__getitem__, names[uid].to_list()), kind) for name, known, uid, kind in ids]
     )
 
 
 def _powers(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContext) -> pl.DataFrame:
-    powers, effects = parsed.powers, parsed.effects
+    powers = parsed.powers
+    facts = derive.facts(powers, parsed.effects, parsed.first_effect_rules)
     derived = {
-        "power_type": derive.power_type(powers, effects, parsed.first_effect_rules),
-        "damage_scale": derive.damage_scale(powers, effects),
-        "effect_groups": derive.effect_groups(powers, effects),
-        "group_count": pl.Series(parsed.group_counts, dtype=pl.Int32),
+        "id": keys.get_column("power_id"),
+        **{name: keys.get_column(name) for name in ("powerset_id", "archetype_id")},
+        **{name: facts.get_column(name) for name in facts.columns},
+        "group_count": _series("group_count", parsed.group_counts, pl.Int32),
         "source_hash": column(parsed.batch, "digest"),
-        "ai_report": pl.lit(None, dtype=pl.String),
     }
-    if "damage_scale" in powers.columns:
-        derived["damage_scale"] = powers["damage_scale"].fill_null(derived["damage_scale"])
     if "display_order" not in powers.columns:
         uids = parsed.batch.column("uid").to_pylist()
-        derived["display_order"] = pl.Series([context.power_order.get(uid, 0) for uid in uids], dtype=pl.Int32)
-    derived |= {name: powers[name] for name in ("ai_report",) if name in powers.columns}
-    return powers.with_columns(id=keys["power_id"], **keys.select("powerset_id", "archetype_id").to_dict(), **derived)
+        derived["display_order"] = _series("display_order", (context.power_order.get(uid, 0) for uid in uids), pl.Int32)
+    if "ai_report" not in powers.columns:
+        derived["ai_report"] = pl.Series("ai_report", [None], dtype=pl.String).new_from_index(0, powers.height)
+    if "damage_scale" in powers.columns:
+        own = powers.get_column("damage_scale")
+        derived["damage_scale"] = own.zip_with(own.is_not_null(), derived["damage_scale"])
+    left = [one for one in powers.get_columns() if one.name not in derived]
+    return pl.DataFrame([*left, *(one.alias(name) for name, one in derived.items())])
 
 
 def _power_effects(parsed: Parsed, keys: pl.DataFrame) -> pl.DataFrame:
     effects = parsed.effects
-    return effects.with_columns(keys[effects["row"]].get_columns()).with_columns(id=_child_id(pl.col("seq")))
+    own = keys[effects.get_column("row")]
+    ids = own.get_column("power_id") * (1 << POSITION_BITS) + effects.get_column("seq")
+    return effects.hstack([*own.get_columns(), ids.alias("id")])
 
 
 def _prerequisites(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContext) -> pl.DataFrame:
@@ -106,16 +110,18 @@ def _prerequisites(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContex
     wanted = sorted({reference.uid for reference in found if reference.kind == "power"})
     ids = context.resolve(wanted) if wanted else {}
     levels = [level for _, _, level in parsed.references]
-    frame = pl.DataFrame(_series("row", (row for row, _, _ in parsed.references), pl.UInt32))
-    return _children(keys, frame).with_columns(
-        _series("required_power_id", (ids.get(one.uid) for one in found), pl.Int64),
-        _series("required_level", levels, pl.Int32),
-        _series("prerequisite_type", ("one_of" if one.alternative else "all_of" for one in found), pl.String),
-        _series("group_no", (one.group_no for one in found), pl.Int32),
-        _series("required_uid", (one.uid for one in found), pl.String),
-        _series("required_kind", (one.kind for one in found), pl.String),
-        _series("negated", (one.negated for one in found), pl.Boolean),
-        _series("min_count", (one.min_count for one in found), pl.Int32),
+    frame = pl.DataFrame([_series("row", (row for row, _, _ in parsed.references), pl.UInt32)])
+    return _children(keys, frame.lazy()).hstack(
+        [
+            _series("required_power_id", (ids.get(one.uid) for one in found), pl.Int64),
+            _series("required_level", levels, pl.Int32),
+            _series("prerequisite_type", ("one_of" if one.alternative else "all_of" for one in found), pl.String),
+            _series("group_no", (one.group_no for one in found), pl.Int32),
+            _series("required_uid", (one.uid for one in found), pl.String),
+            _series("required_kind", (one.kind for one in found), pl.String),
+            _series("negated", (one.negated for one in found), pl.Boolean),
+            _series("min_count", (one.min_count for one in found), pl.Int32),
+        ]
     )
 
 
@@ -125,25 +131,24 @@ def _compatibility(parsed: Parsed, keys: pl.DataFrame) -> pl.DataFrame:
     frame = pl.DataFrame([_series("row", rows, pl.UInt32), _series("source_name", names, pl.String)])
     kinds = {name: boosts.enhancement_type(name) for name in set(names)}
     kind = pl.col("source_name").replace_strict(kinds, return_dtype=pl.String)
-    frame = frame.with_columns(enhancement_type=kind, allowed=pl.lit(True))
-    return _children(keys, frame.unique(["row", "enhancement_type"], keep="first", maintain_order=True))
+    lazy = frame.lazy().with_columns(enhancement_type=kind, allowed=pl.lit(True))
+    return _children(keys, lazy.unique(["row", "enhancement_type"], keep="first", maintain_order=True))
 
 
 def _set_categories(parsed: Parsed, keys: pl.DataFrame) -> pl.DataFrame:
     """One row per power and set category: of a repeat the first stays."""
     rows, names = parsed.categories
     frame = pl.DataFrame([_series("row", rows, pl.UInt32), _series("set_category", names, pl.String)])
-    return _children(keys, frame.unique(maintain_order=True))
+    return _children(keys, frame.lazy().unique(maintain_order=True))
 
 
-def _children(keys: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
+def _children(keys: pl.DataFrame, frame: pl.LazyFrame) -> pl.DataFrame:
     """Add power_id and the child's id to a frame with ``row`` (ascending)."""
-    frame = frame.with_columns(keys["power_id"].gather(frame["row"]))
-    return frame.with_columns(id=_child_id(pl.int_range(pl.len()).over("row")))
-
-
-def _child_id(position: pl.Expr) -> pl.Expr:
-    return pl.col("power_id") * (1 << POSITION_BITS) + position
+    row = pl.col("row")
+    position = pl.int_range(pl.len()) - row.search_sorted(row).cast(pl.Int64)
+    frame = frame.with_columns(position.alias("id"), power_id=pl.lit(keys.get_column("power_id")).gather(row))
+    frame = frame.with_columns(id=pl.col("power_id") * (1 << POSITION_BITS) + pl.col("id"))
+    return frame.collect(engine="in-memory")
 
 
 def _series(name: str, values: Iterable[Any], dtype: Any) -> pl.Series:

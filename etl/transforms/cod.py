@@ -7,6 +7,7 @@ Resistance, Strength is DamageBuff; Heal_Dmg Absolute is Heal; anything else is 
 without attributes). ``damage_type`` is the X of the first attribute if that is X_Dmg, but not for Heal_Dmg.
 """
 
+import functools
 import re
 from itertools import chain, repeat
 from typing import Any
@@ -287,6 +288,7 @@ def _facts(attribs: tuple[str, ...]) -> tuple[Any, ...]:
     )
 
 
+@functools.cache
 def _judgements() -> dict[str, pl.Expr]:
     """Return effect_type, and the columns that derivations need."""
     aspect, has_damage = pl.col("aspect"), pl.col("has_damage")
@@ -327,43 +329,52 @@ def _powers(batch: pa.RecordBatch, values: dict[str, list[Any]]) -> pl.DataFrame
     name = naming.filled("name", naming.own("full_name"))
     short_name = pl.when(pl.col("short_name") != name).then("short_name")  # nearly always the same
     return raw.select(
-        name=name,
-        internal_name="full_name",
-        display_name=naming.filled("display_name", name),
-        description=pl.col("display_help").fill_null(""),
-        level_available=(pl.col("available_level") + 1).fill_null(1).cast(pl.Int32),
-        target_type=derive.target_type(pl.col("target_type")),
-        accuracy=pl.col("accuracy").fill_null(1.0),
-        endurance_cost=pl.col("endurance_cost").fill_null(0.0),
-        recharge_time=pl.col("recharge_time").fill_null(0.0),
-        activation_time=pl.col("activation_time").fill_null(0.0),
-        range_feet=pl.col("range").fill_null(0.0),
-        radius_feet=pl.col("radius").fill_null(0.0),
-        max_targets=pl.col("max_targets_hit").fill_null(0).cast(pl.Int32),
-        effects=pl.col("effects").fill_null("[]"),
-        activation_effects=pl.col("activation_effects").fill_null("[]"),
-        requires_line_of_sight=(pl.col("target_visibility") == "LineOfSight").fill_null(True),
-        modes_required=pl.col("modes_required").fill_null("[]"),
-        modes_disallowed=pl.col("modes_disallowed").fill_null("[]"),
-        icon_path="icon",
-        allowed_enhancements=pl.col("boosts_allowed").fill_null("[]"),
-        activation_kind=pl.col("type").fill_null("Click"),
-        target_type_raw="target_type",
-        effect_area="effect_area",
-        root_time=pl.col("root_time").fill_null(0.0),
-        interrupt_time=pl.col("interrupt_time").fill_null(0.0),
-        activate_period=pl.col("activate_period").fill_null(0.0),
-        range_secondary=pl.col("range_secondary").fill_null(0.0),
-        arc_degrees=pl.col("arc").degrees().round(6).fill_null(0.0),
-        max_boosts=pl.col("max_boosts").fill_null(6).cast(pl.Int32),
-        requires_expr=pl.col("requires").fill_null(""),
-        activate_requires_expr=pl.col("activate_requires").fill_null(""),
-        target_requires_expr=pl.col("target_requires").fill_null(""),
-        short_help="display_short_help",
+        **_columns(),
         archetypes=dictionary.text_lists(values["archetypes"]),
         attack_types=dictionary.text_lists(values["attack_types"]),
         display_info=display.info(raw.with_columns(short_name=short_name), _INFO, _INFO_JSON),
     )
+
+
+@functools.cache
+def _columns() -> dict[str, pl.Expr | str]:
+    """Return the columns of table powers that follow from one field or a few."""
+    name = naming.filled("name", naming.own("full_name"))
+    return {
+        "name": name,
+        "internal_name": "full_name",
+        "display_name": naming.filled("display_name", name),
+        "description": pl.col("display_help").fill_null(""),
+        "level_available": (pl.col("available_level") + 1).fill_null(1).cast(pl.Int32),
+        "target_type": derive.target_type(pl.col("target_type")),
+        "accuracy": pl.col("accuracy").fill_null(1.0),
+        "endurance_cost": pl.col("endurance_cost").fill_null(0.0),
+        "recharge_time": pl.col("recharge_time").fill_null(0.0),
+        "activation_time": pl.col("activation_time").fill_null(0.0),
+        "range_feet": pl.col("range").fill_null(0.0),
+        "radius_feet": pl.col("radius").fill_null(0.0),
+        "max_targets": pl.col("max_targets_hit").fill_null(0).cast(pl.Int32),
+        "effects": pl.col("effects").fill_null("[]"),
+        "activation_effects": pl.col("activation_effects").fill_null("[]"),
+        "requires_line_of_sight": (pl.col("target_visibility") == "LineOfSight").fill_null(True),
+        "modes_required": pl.col("modes_required").fill_null("[]"),
+        "modes_disallowed": pl.col("modes_disallowed").fill_null("[]"),
+        "icon_path": "icon",
+        "allowed_enhancements": pl.col("boosts_allowed").fill_null("[]"),
+        "activation_kind": pl.col("type").fill_null("Click"),
+        "target_type_raw": "target_type",
+        "effect_area": "effect_area",
+        "root_time": pl.col("root_time").fill_null(0.0),
+        "interrupt_time": pl.col("interrupt_time").fill_null(0.0),
+        "activate_period": pl.col("activate_period").fill_null(0.0),
+        "range_secondary": pl.col("range_secondary").fill_null(0.0),
+        "arc_degrees": pl.col("arc").degrees().round(6).fill_null(0.0),
+        "max_boosts": pl.col("max_boosts").fill_null(6).cast(pl.Int32),
+        "requires_expr": pl.col("requires").fill_null(""),
+        "activate_requires_expr": pl.col("activate_requires").fill_null(""),
+        "target_requires_expr": pl.col("target_requires").fill_null(""),
+        "short_help": "display_short_help",
+    }
 
 
 def _references(batch: pa.RecordBatch) -> list[tuple[int, expressions.Reference, int | None]]:

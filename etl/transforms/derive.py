@@ -1,8 +1,10 @@
 """Derived columns of powers: target type, power type, damage scale and effect groups.
 
-The rules are those of the canonical mapping; each function names its own. All of them work on the ``powers`` and
-``effects`` frames of ``parsed.Parsed``.
+The rules are those of the canonical mapping; each function names its own. ``facts`` works on the ``powers`` and
+``effects`` frames of ``parsed.Parsed``. A query costs a third of a millisecond however few the rows, so there are few.
 """
+
+import functools
 
 import msgspec
 import polars as pl
@@ -67,16 +69,25 @@ def mask_target_type(mask: pl.Expr) -> pl.Expr:
     )
 
 
-def power_type(powers: pl.DataFrame, effects: pl.DataFrame, first_effect_rules: bool) -> pl.Series:
-    """Return attack, control, defense, support or travel for every row of ``powers``.
+def facts(powers: pl.DataFrame, effects: pl.DataFrame, first_effect_rules: bool) -> pl.DataFrame:
+    """Return power_type, damage_scale and effect_groups for every row of ``powers``, in one query."""
+    keys = powers.lazy().select("target_type", "activation_kind").with_row_index("row")
+    counted = _of_effects(effects.lazy(), first_effect_rules)
+    grouped = _effect_groups(effects)
+    return (
+        keys.join(counted, on="row", how="left", maintain_order="left")
+        .join(grouped, on="row", how="left", maintain_order="left")
+        .select(power_type(), "damage_scale", pl.col("effect_groups").fill_null("[]"))
+        .collect(engine="in-memory")  # the other engine starts threads and takes three times as long
+    )
 
-    The lowest rank among the power's effects that are not for PvP only decides, or the first one of all that has a
-    rank where ``first_effect_rules``. Without any: an enemy target is an attack, a toggle on oneself a defense, and the
-    rest is support.
+
+@functools.cache
+def power_type() -> pl.Expr:
+    """Return attack, control, defense, support or travel for powers with the ``rank`` that their effects give.
+
+    Without a rank: an enemy target is an attack, a toggle on oneself a defense, and the rest is support.
     """
-    choice = pl.col("rank").first() if first_effect_rules else pl.col("rank").min()
-    counted = pl.col("rank").is_not_null() & ((pl.col("pvp") != "pvp") | first_effect_rules)
-    ranks = effects.filter(counted).group_by("row", maintain_order=True).agg(choice)
     fallback = (
         pl.when(pl.col("target_type") == "enemy")
         .then(pl.lit("attack"))
@@ -85,58 +96,68 @@ def power_type(powers: pl.DataFrame, effects: pl.DataFrame, first_effect_rules: 
         .otherwise(pl.lit("support"))
     )
     names = dict(enumerate(CLASSES))
+    said = pl.col("rank").replace_strict(names, default=None, return_dtype=pl.String)
+    return pl.coalesce(said, fallback).alias("power_type")
+
+
+def _of_effects(effects: pl.LazyFrame, first_effect_rules: bool) -> pl.LazyFrame:
+    """Return a line for each row with effects: the ``rank`` that decides its power type, and its damage_scale.
+
+    The rank is the lowest among the power's effects that are not for PvP only, or the first one of all where
+    ``first_effect_rules``.
+
+    damage_scale is the damage of one activation in units of the modifier table, null for powers without damage: the sum
+    over effects marked ``is_damage`` (damage, absolute, not on oneself, not PvP only) of scale * magnitude * chance
+    clamped to 0..1 * ticks. Damage of pets, redirects and granted powers is not followed. Rounded to 6 decimals, so that
+    the order in which threads add does not show.
+    """
+    rank = pl.col("rank").cast(pl.Int64)
+    by_place = pl.int_range(pl.len()) * len(CLASSES) + rank  # the lowest one has the first rank in it
+    decides = by_place if first_effect_rules else pl.when(pl.col("pvp") != "pvp").then(rank)
+    amount = pl.col("scale") * pl.col("magnitude") * pl.col("chance").clip(0.0, 1.0) * pl.col("ticks")
     return (
-        _by_row(powers, ranks)
-        .select(pl.coalesce(pl.col("rank").replace_strict(names, default=None, return_dtype=pl.String), fallback))
-        .to_series()
+        effects.select("row", "is_damage", decides.alias("decides"), pl.when("is_damage").then(amount).alias("amount"))
+        .group_by("row")
+        .agg(pl.col("decides").min() % len(CLASSES), pl.col("is_damage").any(), pl.col("amount").sum().round(6))
+        .select("row", rank="decides", damage_scale=pl.when("is_damage").then("amount"))
     )
 
 
-def damage_scale(powers: pl.DataFrame, effects: pl.DataFrame) -> pl.Series:
-    """Return the damage of one activation in units of the modifier table, null for powers without damage.
-
-    The sum over effects marked ``is_damage`` (damage, absolute, not on oneself, not PvP only) of scale * magnitude *
-    chance clamped to 0..1 * ticks. Damage of pets, redirects and granted powers is not followed. Rounded
-    to 6 decimals, so that the order in which threads add does not show.
-    """
-    amount = pl.col("scale") * pl.col("magnitude") * pl.col("chance").clip(0.0, 1.0) * pl.col("ticks")
-    sums = effects.filter("is_damage").group_by("row").agg(amount.sum().round(6).alias("damage_scale"))
-    return _by_row(powers, sums)["damage_scale"]
-
-
-def effect_groups(powers: pl.DataFrame, effects: pl.DataFrame) -> pl.Series:
-    """Return the jsonb text of effect_groups for every row of ``powers``.
+def _effect_groups(effects: pl.DataFrame) -> pl.LazyFrame:
+    """Return a line for each row with effects: the jsonb text of its effect_groups.
 
     A list by effect type in order of first appearance: {"type", "effects": the seq of its effects, "summary":
     {"count", "avg_scale", "avg_duration", "avg_chance"}}. A duration that is not said counts as 0.
     """
+    names = {name: _quoted(name) for name in effects.get_column("effect_type").unique()}
     means = ("scale", "duration_s", "chance")
-    grouped = (
-        effects.select("row", "effect_type", "seq", *(pl.col(name).fill_null(0.0) for name in means))
+    return (
+        effects.lazy()
+        .select("row", "effect_type", "seq", *(pl.col(name).fill_null(0.0) for name in means))
         .group_by("row", "effect_type", maintain_order=True)
         .agg("seq", pl.len().alias("count"), *(pl.col(name).mean() for name in means))
+        .select(
+            "row",
+            pl.concat_str(
+                pl.lit('{"type":'),
+                pl.col("effect_type").replace_strict(names, return_dtype=pl.String),
+                pl.lit(',"effects":['),
+                pl.col("seq").cast(pl.List(pl.String)).list.join(","),
+                pl.lit('],"summary":{"count":'),
+                pl.col("count"),
+                pl.lit(',"avg_scale":'),
+                _number("scale"),
+                pl.lit(',"avg_duration":'),
+                _number("duration_s"),
+                pl.lit(',"avg_chance":'),
+                _number("chance"),
+                pl.lit("}}"),
+            ).alias("text"),
+        )
+        .group_by("row", maintain_order=True)
+        .agg("text")
+        .select("row", effect_groups=pl.format("[{}]", pl.col("text").list.join(",")))
     )
-    texts = grouped.select(
-        "row",
-        pl.concat_str(
-            pl.lit('{"type":'),
-            pl.col("effect_type").replace_strict({name: _quoted(name) for name in grouped["effect_type"].unique()}),
-            pl.lit(',"effects":['),
-            pl.col("seq").cast(pl.List(pl.String)).list.join(","),
-            pl.lit('],"summary":{"count":'),
-            pl.col("count"),
-            pl.lit(',"avg_scale":'),
-            _number("scale"),
-            pl.lit(',"avg_duration":'),
-            _number("duration_s"),
-            pl.lit(',"avg_chance":'),
-            _number("chance"),
-            pl.lit("}}"),
-        ).alias("text"),
-    )
-    lists = texts.group_by("row", maintain_order=True).agg("text")
-    lists = lists.select("row", effect_groups=pl.format("[{}]", pl.col("text").list.join(",")))
-    return _by_row(powers, lists)["effect_groups"].fill_null("[]")
 
 
 def _number(name: str) -> pl.Expr:
@@ -147,9 +168,3 @@ def _number(name: str) -> pl.Expr:
 
 def _quoted(text: str) -> str:
     return msgspec.json.encode(text).decode()
-
-
-def _by_row(powers: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
-    """Return a line for every row of ``powers``, with what derivations read of it and the columns of ``values``."""
-    keys = powers.select("target_type", "activation_kind").with_row_index("row")
-    return keys.join(values, on="row", how="left", maintain_order="left")

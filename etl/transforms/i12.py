@@ -5,6 +5,7 @@ Effect rows: one per effect, each its own group. Aspect, table and magnitude are
 rule: the first effect of a known type decides, whether it is for PvP only or not.
 """
 
+import functools
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -90,6 +91,7 @@ def parse(batch: pa.RecordBatch) -> Parsed:
         references=[
             (row, reference, required.Level)
             for row, required in enumerate(requirements)
+            if required.Expression or required.PowersRequired or required.PowersDisallowed
             for reference in _references(required)
         ],
         boosts=([row for row, names in enumerate(boosts) for _ in names], list(chain.from_iterable(boosts))),
@@ -101,21 +103,22 @@ def parse(batch: pa.RecordBatch) -> Parsed:
 def _effects(lists: list[list[Effect]]) -> pl.DataFrame:
     """One row per effect, in order."""
     effects = list(chain.from_iterable(lists))
-    modifiers = [effect.AttributeModifiers for effect in effects]
+    kinds, damages, scales, durations, chances, modes, targets, modifiers = nested.fields_of(Effect, effects)
     firsts = [several[0] if several else _NO_MODIFIER for several in modifiers]
+    _, aspects, table_names, magnitudes = nested.fields_of(Modifier, firsts)
     texts: dict[str, list[Text]] = {
-        "effect_type": [effect.EffectType or "None" for effect in effects],
-        "damage_type": [effect.DamageType for effect in effects],
-        "pvp": [(effect.PvMode or "Any").lower() for effect in effects],
-        "target": [(effect.ToWho or "Target").lower() for effect in effects],
-        "aspect": [_ASPECTS.get(first.Aspect or "", first.Aspect) for first in firsts],
-        "table_name": [first.Modifier for first in firsts],
+        "effect_type": [kind or "None" for kind in kinds],
+        "damage_type": damages,
+        "pvp": [(mode or "Any").lower() for mode in modes],
+        "target": [(target or "Target").lower() for target in targets],
+        "aspect": [_ASPECTS.get(aspect or "", aspect) for aspect in aspects],
+        "table_name": table_names,
     }
     numbers: dict[str, list[float]] = {
-        "scale": [effect.Scale for effect in effects],
-        "magnitude": [first.Magnitude for first in firsts],
-        "chance": [effect.Chance for effect in effects],
-        "duration": [effect.Duration for effect in effects],
+        "scale": scales,
+        "magnitude": magnitudes,
+        "chance": chances,
+        "duration": durations,
     }
     attribs = [tuple([one.Attribute or "" for one in several]) for several in modifiers]
     frame = pl.DataFrame(
@@ -130,6 +133,7 @@ def _effects(lists: list[list[Effect]]) -> pl.DataFrame:
     return frame.with_columns(group_seq="seq", **_judgements(), **_absent())
 
 
+@functools.cache
 def _judgements() -> dict[str, pl.Expr]:
     killed = pl.col("duration") < 0
     damages = pl.col("effect_type").is_in(["Damage", "DamageOverTime"]) & (
@@ -144,6 +148,7 @@ def _judgements() -> dict[str, pl.Expr]:
     }
 
 
+@functools.cache
 def _absent() -> dict[str, pl.Expr]:
     """Return the columns of which a flat record says nothing."""
     nothing = pl.lit([], dtype=pl.List(pl.String))
@@ -183,57 +188,66 @@ def _references(required: Requirements) -> Sequence[Reference]:
 def _powers(batch: pa.RecordBatch, requirements: list[Requirements]) -> pl.DataFrame:
     """One row per record: the columns of table powers that the source says."""
     raw: pl.DataFrame = pl.from_arrow(batch)  # type: ignore[assignment]  # a record batch gives a frame
+    return raw.select(
+        **_columns(),
+        modes_required=_raws([required.ModesRequired for required in requirements]),
+        modes_disallowed=_raws([required.ModesDisallowed for required in requirements]),
+        display_info=_display_info(raw),
+        requires_expr=pl.Series([required.Expression or "" for required in requirements], dtype=pl.String),
+    )
+
+
+@functools.cache
+def _columns() -> dict[str, pl.Expr | str]:
+    """Return the columns of table powers that follow from one field or a few."""
     name = pl.coalesce(naming.own("InternalName"), naming.filled("Name", pl.col("InternalName")))
     level = pl.col("Level").fill_null(1).cast(pl.Int32)
     archetype = pl.col("ArchetypeName").str.strip_chars().fill_null("")
     nothing = pl.lit([], dtype=pl.List(pl.String))
-    return raw.select(
-        name=name,
-        internal_name="InternalName",
-        display_name=naming.filled("DisplayName", naming.filled("Name", name)),
-        description=pl.col("Description").fill_null(""),
-        level_available=level,
-        target_type=derive.flat_target_type(pl.col("TargetType")),
-        accuracy=pl.col("Accuracy").fill_null(1.0),
-        damage_scale="DamageScale",
-        endurance_cost=pl.col("EnduranceCost").fill_null(0.0),
-        recharge_time=pl.col("RechargeTime").fill_null(0.0),
-        activation_time=pl.col("ActivationTime").fill_null(0.0),
-        range_feet=pl.col("Range").fill_null(0.0),
-        radius_feet=pl.col("Radius").fill_null(0.0),
-        max_targets=pl.col("MaxTargets").fill_null(0).cast(pl.Int32),
-        effects=pl.col("Effects").fill_null("[]"),
-        activation_effects=pl.lit("[]"),
-        requires_line_of_sight=pl.col("RequiresLineOfSight").fill_null(True),
-        modes_required=_raws([required.ModesRequired for required in requirements]),
-        modes_disallowed=_raws([required.ModesDisallowed for required in requirements]),
-        ai_report="AIReport",
-        icon_path="IconName",
-        display_order=pl.col("DisplayOrder").fill_null(level).cast(pl.Int32),
-        display_info=_display_info(raw),
-        allowed_enhancements=pl.col("EnhancementTypes").fill_null("[]"),
-        activation_kind=pl.col("PowerType").fill_null("Click"),
-        target_type_raw="TargetType",
-        effect_area="EffectArea",
-        root_time=pl.lit(0.0),
-        interrupt_time=pl.lit(0.0),
-        activate_period=pl.lit(0.0),
-        range_secondary=pl.lit(0.0),
-        arc_degrees=pl.col("Arc").degrees().round(6).fill_null(0.0),
-        max_boosts=pl.lit(6, dtype=pl.Int32),
-        requires_expr=pl.Series([required.Expression or "" for required in requirements], dtype=pl.String),
-        activate_requires_expr=pl.lit(""),
-        target_requires_expr=pl.lit(""),
-        attack_types=nothing,
-        archetypes=pl.when(archetype != "").then(pl.concat_list(archetype)).otherwise(nothing),
-        short_help=pl.lit(None, dtype=pl.String),
-    )
+    return {
+        "name": name,
+        "internal_name": "InternalName",
+        "display_name": naming.filled("DisplayName", naming.filled("Name", name)),
+        "description": pl.col("Description").fill_null(""),
+        "level_available": level,
+        "target_type": derive.flat_target_type(pl.col("TargetType")),
+        "accuracy": pl.col("Accuracy").fill_null(1.0),
+        "damage_scale": "DamageScale",
+        "endurance_cost": pl.col("EnduranceCost").fill_null(0.0),
+        "recharge_time": pl.col("RechargeTime").fill_null(0.0),
+        "activation_time": pl.col("ActivationTime").fill_null(0.0),
+        "range_feet": pl.col("Range").fill_null(0.0),
+        "radius_feet": pl.col("Radius").fill_null(0.0),
+        "max_targets": pl.col("MaxTargets").fill_null(0).cast(pl.Int32),
+        "effects": pl.col("Effects").fill_null("[]"),
+        "activation_effects": pl.lit("[]"),
+        "requires_line_of_sight": pl.col("RequiresLineOfSight").fill_null(True),
+        "ai_report": "AIReport",
+        "icon_path": "IconName",
+        "display_order": pl.col("DisplayOrder").fill_null(level).cast(pl.Int32),
+        "allowed_enhancements": pl.col("EnhancementTypes").fill_null("[]"),
+        "activation_kind": pl.col("PowerType").fill_null("Click"),
+        "target_type_raw": "TargetType",
+        "effect_area": "EffectArea",
+        "root_time": pl.lit(0.0),
+        "interrupt_time": pl.lit(0.0),
+        "activate_period": pl.lit(0.0),
+        "range_secondary": pl.lit(0.0),
+        "arc_degrees": pl.col("Arc").degrees().round(6).fill_null(0.0),
+        "max_boosts": pl.lit(6, dtype=pl.Int32),
+        "activate_requires_expr": pl.lit(""),
+        "target_requires_expr": pl.lit(""),
+        "attack_types": nothing,
+        "archetypes": pl.when(archetype != "").then(pl.concat_list(archetype)).otherwise(nothing),
+        "short_help": pl.lit(None, dtype=pl.String),
+    }
 
 
 def _raws(values: list[Any]) -> pl.Series:
     """Return a column of JSON text; null becomes the empty list."""
-    texts = [bytes(value).decode() for value in values]
-    return pl.Series(["[]" if text == "null" else text for text in texts], dtype=pl.String)
+    texts = b"\0".join(values).decode().split("\0") if values else []  # JSON holds no NUL that is not escaped
+    column = pl.Series(texts, dtype=pl.String)
+    return column.set(column == "null", "[]")
 
 
 def _display_info(raw: pl.DataFrame) -> pl.Series:

@@ -6,6 +6,7 @@ ticks and no period. Masks (modes, attack types, targets) become the text of the
 export.
 """
 
+import functools
 from itertools import chain
 from typing import Any
 
@@ -137,6 +138,7 @@ def _names() -> dict[str, pl.Expr]:
     }
 
 
+@functools.cache
 def _columns() -> dict[str, pl.Expr]:
     """Return the columns of power_effects that are plain copies, or of which MidsReborn says nothing."""
     nothing = pl.lit([], dtype=pl.List(pl.String))
@@ -169,6 +171,7 @@ def _columns() -> dict[str, pl.Expr]:
     }
 
 
+@functools.cache
 def _judgements() -> dict[str, pl.Expr]:
     """Return the columns that derivations need."""
     others = pl.col("ToWho") != 2

@@ -1,6 +1,7 @@
 """Decoding of the nested JSON in a batch, with a reject for every record that does not fit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -49,6 +50,16 @@ def decode(
     rejects = [_reject(batch, row, *faults[row]) for row in sorted(faults)]
     kept = {name: [column[row] for row in good] for name, column in values.items()}
     return batch.take(pa.array(good, pa.int64())), kept, rejects
+
+
+def fields_of(kind: type[msgspec.Struct], values: Sequence[msgspec.Struct]) -> Iterator[list[Any]]:
+    """Yield the values of each field, in the order of the struct's fields; all of the structs are of this kind.
+
+    All values in one list, of which every n-th is of one field, instead of fetching each field of each struct by name.
+    """
+    names = kind.__struct_fields__
+    flat = list(chain.from_iterable(map(msgspec.structs.astuple, values)))
+    return (flat[place :: len(names)] for place in range(len(names)))
 
 
 def column(batch: pa.RecordBatch, name: str) -> pl.Series:
