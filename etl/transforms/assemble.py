@@ -39,7 +39,8 @@ def build(
     large utf8. A power's rows keep the order of ``batch``.
     """
     with _without_collector():
-        parsed = cast(Parsed, importlib.import_module(f"etl.transforms.{format}").parse(batch))
+        parser = importlib.import_module(f"etl.transforms.{format}")
+        parsed = cast(Parsed, parser.parse(batch, full="power_effects" in columns))
     keys = _keys(parsed, context)
     builders: dict[str, Callable[[], pl.DataFrame]] = {
         "powers": lambda: _powers(parsed, keys, context),

@@ -140,15 +140,15 @@ _TRAVEL = frozenset(["FlyingSpeed", "RunningSpeed", "JumpingSpeed", "JumpHeight"
 _DAMAGE_TYPES = {"Absolute": "Damage", "Resistance": "Resistance", "Strength": "DamageBuff"}
 
 
-def parse(batch: pa.RecordBatch) -> Parsed:
-    """Turn City of Data records into canonical frames."""
+def parse(batch: pa.RecordBatch, *, full: bool = True) -> Parsed:
+    """Turn City of Data records into canonical frames; for ``full`` see ``Parsed``."""
     batch, values, rejects = nested.decode(batch, _FIELDS)
     groups, places, group_counts = _walk(values["effects"], values["activation_effects"])
     return Parsed(
         batch=batch,
         rejects=rejects,
         powers=_powers(batch, values),
-        effects=_effects(groups, places),
+        effects=_effects(groups, places, full=full),
         group_counts=group_counts,
         references=_references(batch),
         boosts=_pairs(values["boosts_allowed"]),
@@ -193,66 +193,78 @@ def _visit(
     return seq
 
 
-def _effects(groups: list[Group], places: list[_Place]) -> pl.DataFrame:
-    """One row per template, in order."""
+def _effects(groups: list[Group], places: list[_Place], *, full: bool) -> pl.DataFrame:
+    """One row per template, in order; without ``full`` only the columns that derivations need."""
     templates = list(chain.from_iterable([group.templates for group in groups]))
     of_group = list(chain.from_iterable(map(repeat, range(len(groups)), [len(group.templates) for group in groups])))
-    frame = _group_frame(groups, places)[pl.Series(of_group, dtype=pl.UInt32)]
-    frame = frame.with_columns(_template_columns(templates))
+    frame = _group_frame(groups, places, full=full)[pl.Series(of_group, dtype=pl.UInt32)]
+    frame = frame.hstack(_template_columns(templates, full=full))
     return frame.with_columns(seq=pl.int_range(pl.len(), dtype=pl.Int32).over("row"), **_judgements())
 
 
-def _group_frame(groups: list[Group], places: list[_Place]) -> pl.DataFrame:
+def _group_frame(groups: list[Group], places: list[_Place], *, full: bool) -> pl.DataFrame:
     rows, seqs, parents, depths, phases, pvps = zip(*places, strict=True) if places else ((),) * 6
+    tags, chances, ppms, requires, _, _, _ = nested.fields_of(Group, groups)
+    needed = [
+        pl.Series("row", rows, dtype=pl.UInt32),
+        pl.Series("pvp", [_PVP.get(pvp or "EITHER", pvp) for pvp in pvps], dtype=pl.String),
+        pl.Series("chance", chances, dtype=pl.Float64),
+    ]
+    if not full:
+        return pl.DataFrame(needed)
     return pl.DataFrame(
         [
-            pl.Series("row", rows, dtype=pl.UInt32),
+            *needed,
             pl.Series("group_seq", seqs, dtype=pl.Int32),
             pl.Series("parent_group_seq", parents, dtype=pl.Int32),
             pl.Series("depth", depths, dtype=pl.Int32),
             pl.Series("phase", phases, dtype=pl.String),
-            pl.Series("pvp", [_PVP.get(pvp or "EITHER", pvp) for pvp in pvps], dtype=pl.String),
-            pl.Series("chance", [group.chance for group in groups], dtype=pl.Float64),
-            pl.Series("ppm", [group.ppm for group in groups], dtype=pl.Float64),
-            pl.Series("requires_expr", [group.requires_expression or "" for group in groups], dtype=pl.String),
-            dictionary.text_lists(group.tags for group in groups).alias("tags"),
+            pl.Series("ppm", ppms, dtype=pl.Float64),
+            pl.Series("requires_expr", [expression or "" for expression in requires], dtype=pl.String),
+            dictionary.text_lists(tags).alias("tags"),
         ]
     )
 
 
-def _template_columns(templates: list[Template]) -> list[pl.Series]:
-    durations, of_duration = dictionary.encode([t.duration for t in templates])
-    attribs, of_attribs = dictionary.encode([t.attribs for t in templates])
-    columns = [
-        _text("aspect", [t.aspect for t in templates]),
-        _text("kind", [t.type for t in templates]),
-        _text("application", [t.application_type for t in templates]),
-        _text("target", [_TARGETS.get(t.target or "", t.target) for t in templates]),
-        _text("table_name", [t.table for t in templates]),
-        pl.Series("scale", [t.scale for t in templates], dtype=pl.Float64),
-        pl.Series("magnitude", [t.magnitude for t in templates], dtype=pl.Float64),
-        pl.Series("delay_s", [t.delay for t in templates], dtype=pl.Float64),
-        pl.Series("period_s", [t.application_period for t in templates], dtype=pl.Float64),
-        pl.Series("tick_chance", [t.tick_chance for t in templates], dtype=pl.Float64),
-        _text("stack", [t.stack for t in templates]),
-        pl.Series("stack_limit", [t.stack_limit for t in templates], dtype=pl.Int32),
-        _text("stack_key", [t.stack_key for t in templates]),
-        dictionary.text_lists([t.flags for t in templates]).alias("flags"),
-        pl.Series("params", _params(templates), dtype=pl.String),
+def _template_columns(templates: list[Template], *, full: bool) -> list[pl.Series]:
+    of = dict(zip(Template.__struct_fields__, nested.fields_of(Template, templates), strict=True))
+    durations, of_duration = dictionary.encode(of["duration"])
+    attribs, of_attribs = dictionary.encode(of["attribs"])
+    facts = pl.DataFrame([_facts(names) for names in attribs], schema=_FACTS, orient="row")
+    needed = [
+        _text("aspect", of["aspect"]),
+        _text("target", [_TARGETS.get(target or "", target) for target in of["target"]]),
+        pl.Series("scale", of["scale"], dtype=pl.Float64),
+        pl.Series("magnitude", of["magnitude"], dtype=pl.Float64),
+        pl.Series("period_s", of["application_period"], dtype=pl.Float64),
         dictionary.column(map(_seconds, durations), of_duration, pl.Float64).alias("duration_s"),
+        *facts[pl.Series(of_attribs, dtype=pl.UInt32)].get_columns(),
+    ]
+    if not full:
+        return needed
+    return [
+        *needed,
+        _text("kind", of["type"]),
+        _text("application", of["application_type"]),
+        _text("table_name", of["table"]),
+        pl.Series("delay_s", of["delay"], dtype=pl.Float64),
+        pl.Series("tick_chance", of["tick_chance"], dtype=pl.Float64),
+        _text("stack", of["stack"]),
+        pl.Series("stack_limit", of["stack_limit"], dtype=pl.Int32),
+        _text("stack_key", of["stack_key"]),
+        dictionary.text_lists(of["flags"]).alias("flags"),
+        pl.Series("params", _params(of["params"]), dtype=pl.String),
         dictionary.column([d == "UntilKilled" for d in durations], of_duration, pl.Boolean).alias("until_killed"),
     ]
-    facts = pl.DataFrame([_facts(names) for names in attribs], schema=_FACTS, orient="row")
-    return [*columns, *facts[pl.Series(of_attribs, dtype=pl.UInt32)].get_columns()]
 
 
 def _text(name: str, values: list[Text]) -> pl.Series:
     return pl.Series(name, values, dtype=pl.String)
 
 
-def _params(templates: list[Template]) -> list[Text]:
+def _params(values: list[msgspec.Raw]) -> list[Text]:
     """Return the JSON text of each template's params, None for null."""
-    return [None if params == _NULL else bytes(params).decode() for params in [t.params for t in templates]]
+    return [None if params == _NULL else bytes(params).decode() for params in values]
 
 
 def _seconds(duration: Text) -> float | None:

@@ -13,6 +13,12 @@ CLASSES = ("attack", "control", "defense", "support", "travel")
 """The power types that effects can say, strongest first; ``rank`` in a frame is the position here."""
 
 
+COLUMNS = (
+    "row", "seq", "effect_type", "pvp", "chance", "scale", "magnitude", "duration_s", "rank", "is_damage", "ticks",
+)  # fmt: skip
+"""The columns of the effects that ``facts`` reads."""
+
+
 def target_type(raw: pl.Expr) -> pl.Expr:
     """Return self, ally, enemy, location or any for a City of Data target type.
 

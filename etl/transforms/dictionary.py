@@ -1,6 +1,7 @@
 """Columns of few distinct values that cost much to convert: each value once, and a code per row."""
 
 from collections.abc import Hashable, Iterable
+from itertools import count
 from typing import Any, TypeVar
 
 import polars as pl
@@ -10,9 +11,9 @@ K = TypeVar("K", bound=Hashable)
 
 def encode(values: Iterable[K]) -> tuple[list[K], list[int]]:
     """Return the distinct values in order of appearance, and for every value its number among them."""
-    codes: dict[K, int] = {}
-    numbers = [codes.setdefault(value, len(codes)) for value in values]
-    return list(codes), numbers
+    values = list(values)
+    distinct = list(dict.fromkeys(values))
+    return distinct, list(map(dict(zip(distinct, count())).__getitem__, values))
 
 
 def text_lists(values: Iterable[tuple[str, ...]]) -> pl.Series:

@@ -77,8 +77,8 @@ _RANKS = {
 """The first importer's effect types by the class in ``derive.CLASSES`` that they make a power."""
 
 
-def parse(batch: pa.RecordBatch) -> Parsed:
-    """Turn flat records into canonical frames."""
+def parse(batch: pa.RecordBatch, *, full: bool = True) -> Parsed:
+    """Turn flat records into canonical frames; for ``full`` see ``Parsed``."""
     batch, values, rejects = nested.decode(batch, _FIELDS)
     requirements: list[Requirements] = values["Requirements"]
     boosts: list[list[str]] = values["EnhancementTypes"]
@@ -86,7 +86,7 @@ def parse(batch: pa.RecordBatch) -> Parsed:
         batch=batch,
         rejects=rejects,
         powers=_powers(batch, requirements),
-        effects=_effects(values["Effects"]),
+        effects=_effects(values["Effects"], full=full),
         group_counts=[len(effects) for effects in values["Effects"]],
         references=[
             (row, reference, required.Level)
@@ -100,19 +100,17 @@ def parse(batch: pa.RecordBatch) -> Parsed:
     )
 
 
-def _effects(lists: list[list[Effect]]) -> pl.DataFrame:
-    """One row per effect, in order."""
+def _effects(lists: list[list[Effect]], *, full: bool) -> pl.DataFrame:
+    """One row per effect, in order; without ``full`` only the columns that derivations need."""
     effects = list(chain.from_iterable(lists))
     kinds, damages, scales, durations, chances, modes, targets, modifiers = nested.fields_of(Effect, effects)
     firsts = [several[0] if several else _NO_MODIFIER for several in modifiers]
     _, aspects, table_names, magnitudes = nested.fields_of(Modifier, firsts)
     texts: dict[str, list[Text]] = {
         "effect_type": [kind or "None" for kind in kinds],
-        "damage_type": damages,
         "pvp": [(mode or "Any").lower() for mode in modes],
         "target": [(target or "Target").lower() for target in targets],
         "aspect": [_ASPECTS.get(aspect or "", aspect) for aspect in aspects],
-        "table_name": table_names,
     }
     numbers: dict[str, list[float]] = {
         "scale": scales,
@@ -120,17 +118,21 @@ def _effects(lists: list[list[Effect]]) -> pl.DataFrame:
         "chance": chances,
         "duration": durations,
     }
+    columns = [
+        pl.Series("row", [row for row, found in enumerate(lists) for _ in found], dtype=pl.UInt32),
+        pl.Series("seq", [seq for found in lists for seq in range(len(found))], dtype=pl.Int32),
+        *(pl.Series(name, values, dtype=pl.String) for name, values in texts.items()),
+        *(pl.Series(name, values, dtype=pl.Float64) for name, values in numbers.items()),
+    ]
+    if not full:
+        return pl.DataFrame(columns).with_columns(**_judgements())
     attribs = [tuple([one.Attribute or "" for one in several]) for several in modifiers]
-    frame = pl.DataFrame(
-        [
-            pl.Series("row", [row for row, found in enumerate(lists) for _ in found], dtype=pl.UInt32),
-            pl.Series("seq", [seq for found in lists for seq in range(len(found))], dtype=pl.Int32),
-            *(pl.Series(name, values, dtype=pl.String) for name, values in texts.items()),
-            *(pl.Series(name, values, dtype=pl.Float64) for name, values in numbers.items()),
-            dictionary.text_lists(attribs).alias("attribs"),
-        ]
-    )
-    return frame.with_columns(group_seq="seq", **_judgements(), **_absent())
+    columns += [
+        pl.Series("damage_type", damages, dtype=pl.String),
+        pl.Series("table_name", table_names, dtype=pl.String),
+        dictionary.text_lists(attribs).alias("attribs"),
+    ]
+    return pl.DataFrame(columns).with_columns(group_seq="seq", **_judgements(), **_absent())
 
 
 @functools.cache

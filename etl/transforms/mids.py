@@ -79,8 +79,8 @@ _INFO = {
 }
 
 
-def parse(batch: pa.RecordBatch) -> Parsed:
-    """Turn MidsReborn powers into canonical frames."""
+def parse(batch: pa.RecordBatch, *, full: bool = True) -> Parsed:
+    """Turn MidsReborn powers into canonical frames; for ``full`` see ``Parsed``."""
     batch, values, rejects = nested.decode(batch, _FIELDS)
     requires: list[Requires] = values["Requires"]
     boosts: list[list[str]] = values["BoostsAllowed"]
@@ -89,7 +89,7 @@ def parse(batch: pa.RecordBatch) -> Parsed:
         batch=batch,
         rejects=rejects,
         powers=_powers(batch, requires),
-        effects=_effects(values["Effects"]),
+        effects=_effects(values["Effects"], full=full),
         group_counts=[len(effects) for effects in values["Effects"]],
         references=[(row, found, None) for row, required in enumerate(requires) for found in _references(required)],
         boosts=([row for row, names in enumerate(boosts) for _ in names], list(chain.from_iterable(boosts))),
@@ -100,12 +100,12 @@ def parse(batch: pa.RecordBatch) -> Parsed:
     )
 
 
-def _effects(lists: list[list[Effect]]) -> pl.DataFrame:
-    """One row per effect, in order."""
+def _effects(lists: list[list[Effect]], *, full: bool) -> pl.DataFrame:
+    """One row per effect, in order; without ``full`` only the columns that derivations need."""
     effects = list(chain.from_iterable(lists))
     columns = [
-        pl.Series(field.name, [getattr(effect, field.name) for effect in effects], _DTYPES.get(field.type, pl.Int32()))
-        for field in msgspec.structs.fields(Effect)
+        pl.Series(field.name, values, _DTYPES.get(field.type, pl.Int32()))
+        for field, values in zip(msgspec.structs.fields(Effect), nested.fields_of(Effect, effects), strict=True)
     ]
     frame = pl.DataFrame(
         [
@@ -114,7 +114,8 @@ def _effects(lists: list[list[Effect]]) -> pl.DataFrame:
             *columns,
         ]
     )
-    return frame.with_columns(**_names()).with_columns(**_columns(), **_judgements())
+    wanted = {name: column for name, column in _columns().items() if full or name in derive.COLUMNS}
+    return frame.with_columns(**_names()).with_columns(**wanted, **_judgements())
 
 
 def _names() -> dict[str, pl.Expr]:
