@@ -54,8 +54,9 @@ R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 
-# What a worker needs before it holds any data: the interpreter, polars, pyarrow, psycopg.
-WORKER_BASE_BYTES = 120 * MIB
+# What a worker needs before it holds any data (the interpreter, polars, pyarrow, psycopg), and the coordinator in all.
+WORKER_BASE_BYTES = 110 * MIB
+COORDINATOR_BYTES = 60 * MIB
 MIN_BATCH_BYTES = 2 * MIB
 # From this round trip on a server is far away, and workers wait for it as long as they work: a leaf waits about twelve
 # times. A busy machine of its own answers sooner.
@@ -189,7 +190,8 @@ def executor_of(options: config.LoadOptions, round_trip_s: float, free: int) -> 
     scheme, workers = parallel.parse(options.executor)
     if not options.more_when_far or scheme != "process" or round_trip_s < FAR_S:
         return options.executor
-    room = options.memory_limit_bytes // (WORKER_BASE_BYTES + _BATCH_COPIES * MIN_BATCH_BYTES) - 1
+    free_bytes = options.memory_limit_bytes - COORDINATOR_BYTES
+    room = free_bytes // (WORKER_BASE_BYTES + _BATCH_COPIES * MIN_BATCH_BYTES)
     more = max(workers, min(2 * workers, room, free))
     _log.info("the server is %.0f ms away: %s workers", 1000 * round_trip_s, more, extra={"action": "far"})
     return f"{scheme}://{more}"
@@ -688,7 +690,7 @@ def batch_bytes(options: config.LoadOptions, workers: int) -> int:
 
     A worker holds a batch several times over: as read, as Python objects, as columns of the tables, as encoded for COPY.
     """
-    budget = options.memory_limit_bytes // (workers + 1) - WORKER_BASE_BYTES
+    budget = (options.memory_limit_bytes - COORDINATOR_BYTES) // workers - WORKER_BASE_BYTES
     return max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, budget // _BATCH_COPIES))
 
 
