@@ -1,7 +1,7 @@
 """Derived columns of powers: target type, power type, damage scale and effect groups.
 
 The rules are those of the canonical mapping; each function names its own. ``facts`` works on the ``powers`` and
-``effects`` frames of ``parsed.Parsed``. A query costs a third of a millisecond however few the rows, so there are few.
+``effects`` frames of ``parsed.Parsed``. A query has its price however few the rows, so there is one.
 """
 
 import functools
@@ -84,7 +84,7 @@ def facts(powers: pl.DataFrame, effects: pl.DataFrame, first_effect_rules: bool)
         keys.join(counted, on="row", how="left", maintain_order="left")
         .join(grouped, on="row", how="left", maintain_order="left")
         .select(power_type(), "damage_scale", pl.col("effect_groups").fill_null("[]"))
-        .collect(engine="in-memory")  # the other engine starts threads and takes three times as long
+        .collect(engine="in-memory")  # for frames of this size the other engine takes longer
     )
 
 
