@@ -76,6 +76,26 @@ def test_settings_are_measured_with_what_they_are_compared_with(only: list[str],
     assert {settings.CHANGES[name][0] for name in chosen if name != settings.BASE} <= set(chosen)
 
 
+def test_the_time_of_etl_is_told_by_its_parts() -> None:
+    """Medians of its own runs, in the order in which they come; others have none."""
+    report = module("benches.report")
+    of_two = [{"register": 1.0, "load": 4.0, "worker_send": 3.0}, {"register": 2.0, "load": 6.0, "worker_send": 5.0}]
+    runs = [run_of("etl load", turn, 9.0, timings=timings) for turn, timings in enumerate(of_two)]
+    lines = report.parts(report.summarise([*runs, run_of("psql", 0, 1.0)])).splitlines()
+    told = dict(
+        zip(*([cell.strip() for cell in line.strip("|").split("|")] for line in (lines[0], lines[2])), strict=True)
+    )
+
+    assert len(lines) == 3
+    assert (told["seconds"], told["register"], told["load"], told["send (workers)"]) == (
+        "system, etl load",
+        "1.5",
+        "5.0",
+        "4.0",
+    )
+    assert report.parts(report.summarise([run_of("psql", 0, 1.0)])) == ""
+
+
 def test_a_contender_with_one_wrong_result_has_no_figures() -> None:
     """It stands in the table with the reason, and without a time."""
     report, limit = module("benches.report"), module("benches.field").LIMIT

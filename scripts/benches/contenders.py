@@ -7,6 +7,7 @@ lines (see ``benches.rows``), etl the raw export.
 
 import argparse
 import itertools
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def contenders(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     with cases.prepared(given, folder / "case", given.shape, records, names) as found:
         runs = [figure for case in found for figure in compare(case, entrants(given, names), given.runs)]
     summary = report.summarise(runs)
-    print(report.table(summary))
+    print(report.table(summary), report.parts(summary), sep="\n\n")
     if given.save:
         report.save(given.shape if names == ["powers"] else f"{given.shape}-all", summary, runs, vars(given))
     return [{"summary": summary, "runs": runs}]
@@ -93,7 +94,14 @@ def measure(case: Case, one: Contender) -> dict[str, Any]:
         "peak_mb": round(ran.peak_bytes / 1e6),
         "counts": not why,
         "why": why,
+        **({"timings": timings_of(ran.output)} if one.is_ours else {}),
     }
+
+
+def timings_of(output: str) -> dict[str, float]:
+    """Return what a run of etl says its time went to; its result is the line that is JSON."""
+    line = next(line for line in reversed(output.splitlines()) if line.startswith("{"))
+    return dict(json.loads(line)["timings"])
 
 
 def difference(case: Case, one: Contender, dsn: str, loaded: int) -> str:

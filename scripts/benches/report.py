@@ -32,6 +32,7 @@ def _entry(runs: list[dict[str, Any]], limits: dict[tuple[str, int], float]) -> 
     times = [run["seconds"] for run in runs]
     places = [(run, (run["server"], run["run"])) for run in runs]
     ratios = [run["seconds"] / limits[place] for run, place in places if place in limits]
+    parts = dict.fromkeys(name for run in runs for name in run.get("timings", {}))
     return {
         **entry,
         "counts": True,
@@ -43,7 +44,29 @@ def _entry(runs: list[dict[str, Any]], limits: dict[tuple[str, int], float]) -> 
         "ratio": statistics.median(ratios) if ratios else None,
         "ratios": ratios,
         "peak_mb": max(run["peak_mb"] for run in runs),
+        "timings": {name: statistics.median(run["timings"].get(name, 0.0) for run in runs) for name in parts},
     }
+
+
+PHASES = ("imports", "start", "split", "plan", "check", "register", "load", "index", "finish", "publish")
+WORK = ("read", "transform", "encode", "send", "server_wait", "index")
+
+
+def parts(summary: list[dict[str, Any]]) -> str:
+    """Return what the runs of etl say their seconds went to, as a Markdown table: phases, and the work of "load".
+
+    The work is that of all workers added up: two workers do twice as many seconds of it as the phase takes.
+    """
+    names = [*PHASES, *(f"{name.replace('_', ' ')} (workers)" for name in WORK)]
+    rows = [
+        [f"{entry['server']}, {entry['contender']}"]
+        + [f"{entry['timings'].get(name, 0.0):.1f}" for name in (*PHASES, *(f"worker_{name}" for name in WORK))]
+        for entry in summary
+        if entry.get("timings")
+    ]
+    return "\n".join(
+        f"| {' | '.join(row)} |" for row in (["seconds", *names], ["---"] * (len(names) + 1), *rows) if rows
+    )
 
 
 def table(summary: list[dict[str, Any]]) -> str:
@@ -82,7 +105,8 @@ def save(name: str, summary: list[dict[str, Any]], runs: list[dict[str, Any]], g
         f"scripts/bench.py contenders --shape {given['shape']} --records {given['records']} --runs {given['runs']}"
     )
     where = f"commit {facts['machine']['commit']}, {facts['machine']['cores']} cores, load {facts['machine']['load_average']}"
-    text = f"`{command}`: {rows:,} powers; {where}.\n\n{table(summary)}\n\n![{name}](contenders-{name}.svg)"
+    picture_of = f"![{name}](contenders-{name}.svg)"
+    text = "\n\n".join([f"`{command}`: {rows:,} powers; {where}.", table(summary), picture_of, parts(summary)])
     put_block(f"contenders {name}", text)
 
 
