@@ -502,8 +502,9 @@ def _check_parts(run: _Run, leaves: Sequence[Leaf]) -> None:
 def _gather_statistics(run: _Run, names: Sequence[str], meanwhile: Callable[[], None]) -> None:
     """Have workers gather the statistics of partitioned tables; call ``meanwhile`` while they do."""
     tasks = [StatisticsTask(build=run.build, epoch=run.epoch, schema=run.schema, table=name) for name in names]
-    list(collect(run.pool, work.gather_statistics, tasks, run.stop, meanwhile=meanwhile))
     _stop_here(run)
+    if len(list(collect(run.pool, work.gather_statistics, tasks, run.stop, meanwhile=meanwhile))) < len(tasks):
+        _stop_here(run)
 
 
 def _publish(run: _Run) -> publish.Publication:

@@ -48,7 +48,6 @@ def finish(
 
     def views() -> None:
         with connection.pipeline():
-            connection.execute(db.query("sample_lightly"))
             for name, path in ddl.views():
                 if homes[name] == schema:
                     ddl.create_view(connection, schema, name, path, extensions)

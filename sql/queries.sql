@@ -667,9 +667,13 @@ from etl.power_key k;
 analyze {relation};
 
 -- name: sample_lightly
--- To the end of the transaction: statistics of a tenth of the server's detail. A partitioned table has them for each leaf,
--- and the rows that ANALYZE samples do not get fewer with those that a leaf has.
-select set_config('default_statistics_target', greatest(10, current_setting('default_statistics_target')::int / 10)::text, true);
+-- To the end of the transaction: statistics of a part of the server's detail. A partitioned table has them for each leaf, and
+-- ANALYZE samples as many rows of a small table as of a big one.
+select set_config(
+    'default_statistics_target',
+    greatest(10, current_setting('default_statistics_target')::int / %(part)s::int)::text,
+    true
+);
 
 -- name: builds_of
 -- Builds of a live schema that have not been dropped, newest first: what stands on others comes before them.

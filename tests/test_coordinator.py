@@ -340,6 +340,28 @@ def test_statistics_leave_nested_values_alone(store: str, dsn: str) -> None:
     assert has_statistics == {True: False, False: True}
 
 
+def test_every_table_has_statistics_of_what_it_may_be_searched_by(store: str, dsn: str) -> None:
+    """Leaves, plain tables and the view: each scalar column. Partitioned tables: the columns that btrees are ordered by."""
+    coordinator.load(options(store, dsn))
+    query = (
+        "select c.relname, c.relkind, a.attname, s.staattnum is not null from pg_class c"
+        " join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped"
+        " left join pg_statistic s on s.starelid = c.oid and s.staattnum = a.attnum and s.stainherit = (c.relkind = 'p')"
+        " where c.relnamespace = 'game_b1'::regnamespace and c.relkind in ('r', 'p', 'm')"
+        " and a.atttypid not in ('jsonb'::regtype, 'text[]'::regtype, 'bytea'::regtype, 'timestamptz'::regtype)"
+        " and a.atttypid <> 'integer[]'::regtype and (c.relkind = 'p' or exists"
+        " (select from pg_class filled where filled.oid = c.oid and filled.reltuples > 0))"
+    )
+    with psycopg.connect(dsn) as connection:
+        found = connection.execute(query).fetchall()
+    parents = {(name, column) for name, kind, column, known in found if kind == "p" and known}
+
+    assert {(name, kind, column) for name, kind, column, known in found if kind != "p" and not known} == set()
+    assert {name for name, kind, _, _ in found if kind == "m"} == {"power_build_summary"}
+    for table in ("powers", "power_effects"):
+        assert {column for name, column in parents if name == table} >= set(ddl.searched(table))
+
+
 def test_a_password_is_nowhere_to_be_seen(store: str, dsn: str) -> None:
     """Not in the import log, not in the message."""
     secret = "swordfish-4711"

@@ -146,7 +146,7 @@ def _set_categories(parsed: Parsed, keys: pl.DataFrame) -> pl.DataFrame:
 def _children(keys: pl.DataFrame, frame: pl.LazyFrame) -> pl.DataFrame:
     """Add power_id and the child's id to a frame with ``row`` (ascending)."""
     row = pl.col("row")
-    position = pl.int_range(pl.len()) - row.search_sorted(row).cast(pl.Int64)
+    position = pl.int_range(pl.len()) - row.search_sorted(row, side="left").cast(pl.Int64)
     frame = frame.with_columns(position.alias("id"), power_id=pl.lit(keys.get_column("power_id")).gather(row))
     frame = frame.with_columns(id=pl.col("power_id") * (1 << POSITION_BITS) + pl.col("id"))
     return frame.collect(engine="in-memory")

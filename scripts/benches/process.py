@@ -14,7 +14,7 @@ import psutil
 from benches.common import ROOT
 
 _SAMPLE_S = 0.05
-_MOST_SHARE = 0.01  # of the time may go into looking: who has big processes would be slowed down by it
+_MOST_SHARE = 0.05  # of the time may go into looking: who has big processes would be slowed down by it
 
 
 class Failed(Exception):
