@@ -9,6 +9,9 @@ from etl.limits import Limit
 
 MIB = 1024 * 1024
 
+# What the process that hands out the work takes of a memory limit, before its workers take their share.
+COORDINATOR_BYTES = 60 * MIB
+
 # How a worker learns the connection string: set inside the worker once it runs, so that it is in no process listing.
 DSN_VARIABLE = "ETL_WORKER_DSN"
 

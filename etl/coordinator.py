@@ -40,7 +40,7 @@ from etl import (
     timings,
     work,
 )
-from etl.config import MIB
+from etl.config import COORDINATOR_BYTES, MIB
 from etl.errors import EtlError, Incomplete, InputError, Interrupted, StoreError, TooManyRejects, Transient, UsageError
 from etl.model import Event, Manifest, Progress, Reject
 from etl.outcome import LoadResult
@@ -54,9 +54,8 @@ R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 
-# What a worker needs before it holds any data (the interpreter, polars, pyarrow, psycopg), and the coordinator in all.
+# What a worker needs before it holds any data: the interpreter, polars, pyarrow, psycopg.
 WORKER_BASE_BYTES = 110 * MIB
-COORDINATOR_BYTES = 60 * MIB
 MIN_BATCH_BYTES = 2 * MIB
 # From this round trip on a server is far away, and workers wait for it as long as they work: a leaf waits about twelve
 # times. A busy machine of its own answers sooner.

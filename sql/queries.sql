@@ -667,8 +667,8 @@ from etl.power_key k;
 analyze {relation};
 
 -- name: sample_lightly
--- To the end of the transaction: statistics of a part of the server's detail. A partitioned table has them for each leaf, and
--- ANALYZE samples as many rows of a small table as of a big one.
+-- To the end of the transaction: statistics of a part of the server's detail, but of no less than 10. A partitioned table
+-- has them for each leaf, and ANALYZE samples as many rows of a small table as of a big one.
 select set_config(
     'default_statistics_target',
     greatest(10, current_setting('default_statistics_target')::int / %(part)s::int)::text,

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from etl import limits, parallel, storage
-from etl.config import SplitOptions
+from etl.config import COORDINATOR_BYTES, SplitOptions
 from etl.errors import InputError, StoreError, UsageError
 from etl.model import Event, Manifest, Progress, SourceInfo
 from etl.sources import FORMATS, inputs, ranges, streams
@@ -28,9 +28,8 @@ from etl.store import manifest, places, results
 _log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
-# What a worker takes before it holds any record (interpreter, pyarrow), and what the coordinator takes.
+# What a worker takes before it holds any record: interpreter, pyarrow.
 _WORKER_BYTES = 110 * _MIB
-_COORDINATOR_BYTES = 60 * _MIB
 # A held byte of columns costs at most this many at the height of a flush: joined, ordered, compressed copies.
 _HEIGHT = 4
 _MOST_BUDGET = 32 * _MIB
@@ -232,7 +231,7 @@ def _tasks(job: Job) -> list[tuple[ranges.RangeTask, int]]:
 def _budget(options: SplitOptions) -> int:
     """Return how many bytes of rows a worker may hold, so that all processes stay under the limit."""
     workers = parallel.parse(options.executor)[1]
-    free = (options.memory_limit_bytes - _COORDINATOR_BYTES) // workers - _WORKER_BYTES - 4 * options.chunk_bytes
+    free = (options.memory_limit_bytes - COORDINATOR_BYTES) // workers - _WORKER_BYTES - 4 * options.chunk_bytes
     return max(_LEAST_BUDGET, min(_MOST_BUDGET, free // _HEIGHT))
 
 

@@ -338,8 +338,7 @@ def _judgements() -> dict[str, pl.Expr]:
 def _powers(batch: pa.RecordBatch, values: dict[str, list[Any]]) -> pl.DataFrame:
     """One row per record: the columns of table powers that the source says."""
     raw: pl.DataFrame = pl.from_arrow(batch)  # type: ignore[assignment]  # a record batch gives a frame
-    name = naming.filled("name", naming.own("full_name"))
-    short_name = pl.when(pl.col("short_name") != name).then("short_name")  # nearly always the same
+    short_name = pl.when(pl.col("short_name") != _name()).then("short_name")  # nearly always the same
     return raw.select(
         **_columns(),
         archetypes=dictionary.text_lists(values["archetypes"]),
@@ -349,13 +348,17 @@ def _powers(batch: pa.RecordBatch, values: dict[str, list[Any]]) -> pl.DataFrame
 
 
 @functools.cache
+def _name() -> pl.Expr:
+    return naming.filled("name", naming.own("full_name"))
+
+
+@functools.cache
 def _columns() -> dict[str, pl.Expr | str]:
     """Return the columns of table powers that follow from one field or a few."""
-    name = naming.filled("name", naming.own("full_name"))
     return {
-        "name": name,
+        "name": _name(),
         "internal_name": "full_name",
-        "display_name": naming.filled("display_name", name),
+        "display_name": naming.filled("display_name", _name()),
         "description": pl.col("display_help").fill_null(""),
         "level_available": (pl.col("available_level") + 1).fill_null(1).cast(pl.Int32),
         "target_type": derive.target_type(pl.col("target_type")),

@@ -64,9 +64,8 @@ def parts(summary: list[dict[str, Any]]) -> str:
         for entry in summary
         if entry.get("timings")
     ]
-    return "\n".join(
-        f"| {' | '.join(row)} |" for row in (["seconds", *names], ["---"] * (len(names) + 1), *rows) if rows
-    )
+    head = [["seconds", *names], ["---"] * (len(names) + 1)] if rows else []
+    return "\n".join(f"| {' | '.join(row)} |" for row in [*head, *rows])
 
 
 def table(summary: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""The fast paths of the split, each beside the slow way that gives the same (which the tests prove)."""
+"""The fast paths, each beside the slow way that gives the same (which the tests prove)."""
 
 import argparse
 import gc
@@ -11,6 +11,7 @@ import msgspec
 
 from benches.common import etl, say
 from etl.sources import FORMATS, cleaning, exactness, shapes, typed, utf8
+from etl.transforms import cod, i12, nested
 
 _BYTES = 4 << 20
 _TIMES = 7
@@ -54,6 +55,8 @@ def _pairs(shape: str, source: Path) -> list[tuple[str, Callable[[], object], Ca
         array = b"[" + whole + b"]"
         return list(map(bytes, raws.decode(array))), records.decode(array)
 
+    kind, effects = _effects(shape, texts)
+    names = kind.__struct_fields__
     return [
         ("cut and decode", twice, lambda: typed.cut(buffer, end, layout.separator, layout.lead, record), end),
         (
@@ -62,4 +65,21 @@ def _pairs(shape: str, source: Path) -> list[tuple[str, Callable[[], object], Ca
             lambda: utf8.is_valid(whole),
             end,
         ),
+        (
+            "fields of effects",
+            lambda: [[getattr(effect, name) for effect in effects] for name in names],
+            lambda: list(nested.fields_of(kind, effects)),
+            end,
+        ),
     ]
+
+
+def _effects(shape: str, texts: list[bytes]) -> tuple[type[msgspec.Struct], list[Any]]:
+    """Return what the records' rows of power_effects are made of, and its kind."""
+    members = list(map(msgspec.json.Decoder(dict[str, msgspec.Raw]).decode, texts))
+    if shape == "i12":
+        lists = msgspec.json.Decoder(list[i12.Effect])
+        return i12.Effect, [effect for record in members for effect in lists.decode(record["Effects"])]
+    groups = msgspec.json.Decoder(list[cod.Group])
+    found = [group for record in members for group in groups.decode(record["effects"])]
+    return cod.Template, [template for group in found for template in group.templates]
