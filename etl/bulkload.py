@@ -1,7 +1,7 @@
 """Bulk load: COPY of Arrow record batches into a table, in PostgreSQL's binary format (``etl.encoding``)."""
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
@@ -43,7 +43,7 @@ def copy(
     clock = clock or Clock()
     encoder: pgpq.ArrowToPostgresBinaryEncoder | None = None
     with connection.cursor() as cursor:
-        with cursor.copy(_statement(relation, columns, freeze=freeze)) as stream:
+        with cursor.copy(statement(relation, columns, freeze=freeze)) as stream:
             clock.lap("server_wait")
             for batch in batches:
                 clock.lap("read")
@@ -57,7 +57,7 @@ def copy(
                 rows += batch.num_rows
             sent += _send(stream, encoder.finish() if encoder else encoding.EMPTY)
         clock.lap("server_wait")
-        _prove(cursor, relation, rows)
+        prove(connection, relation, rows, cursor.rowcount)
     return rows, sent
 
 
@@ -70,25 +70,33 @@ def send(
 ) -> None:
     """COPY what ``etl.encoding.encode`` made of so many rows into the relation; raises as ``copy`` does."""
     with connection.cursor() as cursor:
-        with cursor.copy(_statement(relation, columns)) as stream:
+        with cursor.copy(statement(relation, columns)) as stream:
             _send(stream, data)
-        _prove(cursor, relation, rows)
+        prove(connection, relation, rows, cursor.rowcount)
 
 
-def _statement(relation: sql.Composable, columns: Mapping[str, str], *, freeze: bool = False) -> sql.Composed:
+def statement(relation: sql.Composable, columns: Mapping[str, str], *, freeze: bool = False) -> sql.Composed:
+    """Return the COPY of these columns; see ``copy``."""
     options = sql.SQL("format binary, freeze") if freeze else sql.SQL("format binary")
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
     return sql.SQL("copy {} ({}) from stdin ({})").format(relation, names, options)
 
 
-def _prove(cursor: psycopg.Cursor[tuple[Any, ...]], relation: sql.Composable, rows: int) -> None:
-    if cursor.rowcount != rows:
-        raise MismatchError(f"{rows} rows were sent to {relation.as_string(cursor)}, {cursor.rowcount} arrived")
+def prove(connection: db.Connection, relation: sql.Composable, sent: int, arrived: int) -> None:
+    """Raise MismatchError where the server counted other rows than were sent."""
+    if arrived != sent:
+        raise MismatchError(f"{sent} rows were sent to {relation.as_string(connection)}, {arrived} arrived")
+
+
+def pieces(data: bytes) -> Iterator[memoryview]:
+    """Yield what was encoded in pieces that libpq may buffer."""
+    view = memoryview(data)
+    for start in range(0, len(data), _SEND_BYTES):
+        yield view[start : start + _SEND_BYTES]
 
 
 def _send(stream: psycopg.Copy, data: bytes) -> int:
     """Send what the encoder gave; return its bytes. A small batch comes out of it with the next one, or at the end."""
-    view = memoryview(data)
-    for start in range(0, len(data), _SEND_BYTES):
-        stream.write(view[start : start + _SEND_BYTES])
+    for piece in pieces(data):
+        stream.write(piece)
     return len(data)

@@ -57,8 +57,8 @@ _log = logging.getLogger(__name__)
 # What a worker needs before it holds any data: the interpreter, polars, pyarrow, psycopg.
 WORKER_BASE_BYTES = 110 * MIB
 MIN_BATCH_BYTES = 2 * MIB
-# From this round trip on a server is far away, and workers wait for it as long as they work: a leaf waits about twelve
-# times. A busy machine of its own answers sooner.
+# From this round trip on a server is far away, and workers wait for it as long as they work: a leaf waits eight times. A
+# busy machine of its own answers sooner.
 FAR_S = 0.01
 # From this share of the memory limit on, a run slows down.
 PRESSURE = 0.9
@@ -81,6 +81,7 @@ class _Run(msgspec.Struct, kw_only=True):
     patience: retry.Patience
     memory: metrics.PeakMemory
     is_tight: bool = False
+    is_finished: bool = False
     build: int = 0
     epoch: int = 0
     schema: str = ""
@@ -151,15 +152,14 @@ def load(
     name = f"etl load into {options.schema} by {db.whoami()}"[:63]
     with metrics.PeakMemory() as memory, session.hold(where, name=name, live_schema=options.schema) as line:
         free = preflight.require(line.connection, options, manifest)
-        migrations.ensure(line.connection)
-        line.lock()
-        ledger.close_lost(line.connection, options.schema)
-        publish.check_live_schema(line.connection, options.schema, list(ddl.relations(tables.TABLES)))
         executor = executor_of(options, line.round_trip_s, free)
         if pool is not None and executor != options.executor:
             pool.kill()
-            pool = None
+            pool = parallel.Pool(executor, {config.DSN_VARIABLE: where})
+            pool.warm(*work.LOAD_MODULES)
         with pool or parallel.Pool(executor, {config.DSN_VARIABLE: where}) as pool:
+            migrations.ensure(line.connection)
+            line.lock()
             run = _Run(
                 options=options,
                 manifest=manifest,
@@ -198,9 +198,17 @@ def executor_of(options: config.LoadOptions, round_trip_s: float, free: int) -> 
 
 def _run(run: _Run) -> LoadResult:
     """Do what is left to do of a load, and leave its line in the import log; what is done already is skipped."""
-    run.wanted = _wanted(run)
+    with run.connection.pipeline():
+        if not run.number:
+            ledger.close_lost(run.connection, run.options.schema)
+            strangers = publish.ask_strangers(run.connection, run.options.schema, list(ddl.relations(tables.TABLES)))
+        found = run.connection.execute(db.query("live"), {"schema": run.options.schema})
     if not run.number:
-        live = _live(run)
+        publish.refuse_strangers(run.options.schema, strangers)
+    row = found.fetchone()
+    run.wanted = _wanted(run, row)
+    if not run.number:
+        live = _live(run, row)
         run.clock.lap("start")
         if live is not None:
             run.pool.kill()  # there is nothing for the workers to do
@@ -220,7 +228,10 @@ def _run(run: _Run) -> LoadResult:
     _work(run)
     with run.phase("finish"):
         gather = partial(_gather_statistics, run)
-        rows = finish.finish(run.connection, run.build, run.schema, run.leaves, run.wanted, run.done, gather)
+        if run.is_finished:
+            rows = finish.counted(run.connection, run.schema, run.wanted, run.done)
+        else:
+            rows = finish.finish(run.connection, run.build, run.schema, run.leaves, run.wanted, run.done, gather)
         set_aside = outcome.load_rejects(run.connection, run.build)
         counts = outcome.counts(run.manifest, rows, set_aside)
     with run.phase("publish"):
@@ -274,17 +285,15 @@ def _check_sources(manifest: Manifest) -> None:
         )
 
 
-def _wanted(run: _Run) -> tuple[str, ...]:
-    """Return the tables of the build: those asked for, and those that the published one of the same split has."""
+def _wanted(run: _Run, row: tuple[Any, ...] | None) -> tuple[str, ...]:
+    """Return the tables of the build: those asked for, and those that the published one of the same split (``row``) has."""
     asked = run.options.tables or tables.TABLES
-    row = run.connection.execute(db.query("live"), {"schema": run.options.schema}).fetchone()
     there = row[5] if row and row[4] == run.manifest.split_id and not run.options.fresh else ()
     return tuple(name for name in tables.TABLES if name in asked or name in there)
 
 
-def _live(run: _Run) -> LoadResult | None:
-    """Return the result to report where the published build is already what is wanted, else None."""
-    row = run.connection.execute(db.query("live"), {"schema": run.options.schema}).fetchone()
+def _live(run: _Run, row: tuple[Any, ...] | None) -> LoadResult | None:
+    """Return the result to report where the published build (``row``) is already what is wanted, else None."""
     if row is None:
         return None
     build, generation, _, _, split_id, names, versions, *_ = row
@@ -313,9 +322,11 @@ def _live(run: _Run) -> LoadResult | None:
 def _plan(run: _Run) -> None:
     """Find the build to go on with, or begin one; from here on, older workers of it are gone."""
     run.build, run.leaves = 0, []
-    for build, split_id, names, versions, plan in run.connection.execute(
-        db.query("unfinished_builds"), {"schema": run.options.schema}
-    ).fetchall():
+    values = {"schema": run.options.schema}
+    with run.connection.pipeline():
+        unfinished = run.connection.execute(db.query("unfinished_builds"), values)
+        half_dropped = run.connection.execute(db.query("half_dropped_builds"), values)
+    for build, split_id, names, versions, plan in unfinished:
         current = versions == renewal.versions(run.wanted) and tuple(names) == run.wanted
         _take_over(run.connection, build)
         leaves = [leaf_of(values) for values in plan]
@@ -323,7 +334,7 @@ def _plan(run: _Run) -> None:
             run.build, run.leaves = build, leaves
         else:
             _drop(run.connection, run.options.schema, build)
-    for (build,) in run.connection.execute(db.query("half_dropped_builds"), {"schema": run.options.schema}).fetchall():
+    for (build,) in half_dropped:
         _drop(run.connection, run.options.schema, build)
     if not run.build:
         _begin(run)
@@ -352,16 +363,22 @@ def leaf_of(values: dict[str, object]) -> Leaf:
 
 def _take_over(connection: db.Connection, build: int) -> int:
     """Raise the build's epoch, end the workers of older coordinators, and wait until they are gone."""
-    row = connection.execute(db.query("raise_epoch"), {"build": build}).fetchone()
-    _end_workers(connection, build)
+    with db.at_once(connection):
+        raised = connection.execute(db.query("raise_epoch"), {"build": build})
+        _ask_to_end_workers(connection, build)
+    row = raised.fetchone()
     return int(row[0]) if row else 0
 
 
 def _end_workers(connection: db.Connection, build: int) -> None:
     """End what the server still does for workers of a build, and wait until their transactions are gone."""
     with db.at_once(connection):
-        connection.execute(db.query("end_older_workers"), {"space": db.LOCK_SPACE, "build": build})
-        connection.execute(db.query("lock_build_alone"), {"space": db.LOCK_SPACE, "build": build})
+        _ask_to_end_workers(connection, build)
+
+
+def _ask_to_end_workers(connection: db.Connection, build: int) -> None:
+    connection.execute(db.query("end_older_workers"), {"space": db.LOCK_SPACE, "build": build})
+    connection.execute(db.query("lock_build_alone"), {"space": db.LOCK_SPACE, "build": build})
 
 
 def _drop(connection: db.Connection, live_schema: str, build: int) -> None:
@@ -389,7 +406,6 @@ def _begin(run: _Run) -> None:
     archetypes = entities.read(run.options.store, manifest, "archetypes")
     powersets = entities.read(run.options.store, manifest, "powersets")
     with connection.transaction():
-        connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
         archetype_ids, powerset_ids = keys.register(connection, archetypes, powersets)
         if below is None:
             run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids)
@@ -416,8 +432,9 @@ def _begin(run: _Run) -> None:
         if below is not None:
             renewal.lean(connection, below, run.build, schema)
         entity_rows = keys.entity_rows(archetypes, powersets, archetype_ids, powerset_ids)
-        rows = keys.write_entities(connection, schema, entity_rows, [n for n in keys.ENTITY_TABLES if n in made])
+        rows = keys.copy_entities(connection, schema, entity_rows, names=[n for n in keys.ENTITY_TABLES if n in made])
         with connection.pipeline():
+            keys.index_entities(connection, schema, rows)
             for name, count in rows.items():
                 receipt = Receipt(
                     table=name,
@@ -481,7 +498,8 @@ def _fill(run: _Run) -> None:
             if (name, "indexes") not in run.done
         ]
         _each(run, work.index_table, tasks)
-    if not finish.is_finished(run.connection, run.build):  # then they were proven, and may be gone by now
+    run.is_finished = finish.is_finished(run.connection, run.build)
+    if not run.is_finished:  # else they were proven, and may be gone by now
         with run.phase("check again"):
             _check_parts(run, run.leaves)
 
@@ -586,10 +604,13 @@ def _load_leaves(run: _Run) -> None:
     total = sum(leaf.rows for leaf in run.leaves)
     ready = total - sum(leaf.rows for leaf in todo)
     lost: list[Exception] = []
-    rejected = run.manifest.rejects + outcome.count_rejects(run.connection, run.build)
+    with run.connection.pipeline():
+        refused = outcome.count_rejects(run.connection, run.build)
+        found = keys.powerset_ids(run.connection, [uid for leaf in todo for uid in leaf.powersets])
+    ids: dict[str, int] = dict(found.fetchall())
+    rejected = run.manifest.rejects + refused.fetchall()[0][0]
     limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
     run.progress(_loading(run, ready, total, len(todo)))
-    ids = keys.powerset_ids(run.connection, [uid for leaf in todo for uid in leaf.powersets])
     homes = ddl.extension_homes(run.connection, map(ddl.table_file, run.wanted)) if todo else {}
     tasks = [_task(run, leaf, ids, homes) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
     outcomes = run.pool.run(

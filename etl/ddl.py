@@ -7,6 +7,7 @@ bounds of both levels, so that ATTACH needs no scan.
 
 import functools
 import hashlib
+import itertools
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -188,11 +189,15 @@ def create_build(
                 )
 
 
-def create_leaf(connection: db.Connection, schema: str, table: str, leaf: str) -> sql.Identifier:
-    """Make the leaf's own table, standalone and bare, like its parent; return its name."""
+def leaf_table(schema: str, table: str, leaf: str) -> tuple[sql.Identifier, db.Statement]:
+    """Return the name of a leaf's own table, and what makes it, standalone and bare, like its parent."""
     relation = db.identifier(schema, f"{table}_{leaf}")
-    connection.execute(db.query("create_leaf", leaf=relation, parent=db.identifier(schema, table)))
-    return relation
+    return relation, db.query("create_leaf", leaf=relation, parent=db.identifier(schema, table))
+
+
+def create_leaf(connection: db.Connection, schema: str, table: str, leaf: str) -> None:
+    """Make the leaf's own table."""
+    connection.execute(leaf_table(schema, table, leaf)[1])
 
 
 def bounds(archetype_id: int, lower: int | None, upper: int | None) -> sql.Composed:
@@ -246,14 +251,16 @@ def _scalars(name: str) -> list[str]:
     return [column for column, kind in tables.spec(name).columns.items() if kind in _SCALARS]
 
 
-def attachments(connection: db.Connection, schema: str, table: str, leaves: Iterable[Leaf]) -> Iterator[db.Statement]:
-    """Yield what attaches leaves to their archetype's branch, or in its place; the parents adopt their indexes.
+def attachments(
+    connection: db.Connection, schema: str, names: Iterable[str], leaves: Sequence[Leaf]
+) -> Iterator[db.Statement]:
+    """Yield what attaches each table's leaves to their archetype's branch, or in its place; parents adopt their indexes.
 
     A leaf that is attached already is left out.
     """
     partitions = connection.execute(db.query("partitions_of_schema"), {"schema": schema}).fetchall()
     is_leaf = {name: bool(whether) for name, _, whether in partitions}
-    for leaf in leaves:
+    for table, leaf in itertools.product(names, leaves):
         name, branch = f"{table}_{leaf.name}", f"{table}_{leaf.archetype}"
         if name in is_leaf:
             continue

@@ -31,19 +31,15 @@ def finish(
     of each relation that is touched, and a session that is told of some 4,000 at once forgets all it knew of the
     catalogs (MAXNUMMESSAGES in its sinvaladt.c); all readers would plan from nothing at once.
 
-    Returns the rows per table. A build that a stopped run has finished already is only counted; what a renewal has
-    from the build below it is finished.
+    Returns the rows per table. What a renewal has from the build below it is finished.
 
     Raises:
         MismatchError: a table does not hold the rows its receipts name.
     """
-    if is_finished(connection, build):
-        return _proven(_ask_counts(connection, schema, wanted), done)
     homes = ddl.homes(connection, schema, ddl.relations(tables.TABLES))
     own = [name for name in wanted if homes[name] == schema]
     partitioned = [name for name in own if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
-    for name in partitioned:
-        db.each_at_once(connection, list(ddl.attachments(connection, schema, name, leaves)))
+    db.each_at_once(connection, list(ddl.attachments(connection, schema, partitioned, leaves)))
     extensions = ddl.extension_homes(connection, (path for _, path in ddl.views()))
 
     def views() -> None:
@@ -65,6 +61,13 @@ def finish(
             asked = _ask_counts(connection, schema, wanted)
             connection.execute(db.query("finish_build"), {"build": build})
         return _proven(asked, done)
+
+
+def counted(
+    connection: db.Connection, schema: str, wanted: Sequence[str], done: Mapping[tuple[str, str], Receipt]
+) -> dict[str, int]:
+    """Return the rows per table of a build that a stopped run has finished already, proven as ``finish`` proves them."""
+    return _proven(_ask_counts(connection, schema, wanted), done)
 
 
 def is_finished(connection: db.Connection, build: int) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import psycopg
 from psycopg.rows import namedtuple_row
 
 from etl import db
@@ -83,10 +84,23 @@ WANTS = (
 )
 
 
+Asked = psycopg.Cursor[Any]
+
+
 def look(connection: db.Connection) -> Health:
     """Return the settings that matter to a load, as they are for this role, compared with what loading wants."""
+    return compared(ask(connection))
+
+
+def ask(connection: db.Connection) -> Asked:
+    """Ask for the settings; ``compared`` reads the answer, maybe behind a pipeline."""
     cursor = connection.cursor(row_factory=namedtuple_row)
-    rows: list[Any] = cursor.execute(db.query("server_settings"), {"names": [want.name for want in WANTS]}).fetchall()
+    return cursor.execute(db.query("server_settings"), {"names": [want.name for want in WANTS]})
+
+
+def compared(asked: Asked) -> Health:
+    """Return what the server said beside what loading wants; see ``look``."""
+    rows: list[Any] = asked.fetchall()
     found = {row.name: row for row in rows}
     return Health(
         server_version=rows[0].version,

@@ -1,6 +1,6 @@
 """The durable key registry: ids of archetypes and powersets, and the two tables that hold these entities."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,11 +22,12 @@ def register(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Give every archetype and powerset its id; return both mappings from uid to id.
 
-    Ids are given out in the order of uids; a known uid keeps its id.
+    Ids are given out in the order of uids, by one transaction at a time, which this is in; a known uid keeps its id.
     """
     archetype_uids = [entity["uid"] for entity in archetypes]
     powerset_uids = [entity["uid"] for entity in powersets]
     with connection.pipeline():
+        connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
         connection.execute(db.query("register_archetypes"), {"uids": archetype_uids})
         connection.execute(db.query("register_powersets"), {"uids": powerset_uids})
         archetype_ids = connection.execute(db.query("archetype_ids"))
@@ -34,9 +35,9 @@ def register(
     return dict(archetype_ids.fetchall()), dict(found.fetchall())
 
 
-def powerset_ids(connection: db.Connection, uids: Sequence[str]) -> dict[str, int]:
-    """Return the ids of those of the powersets that have one."""
-    return dict(connection.execute(db.query("powerset_ids"), {"uids": list(uids)}).fetchall())
+def powerset_ids(connection: db.Connection, uids: Sequence[str]) -> db.Cursor:
+    """Ask for the (uid, id) of those of the powersets that have one."""
+    return connection.execute(db.query("powerset_ids"), {"uids": list(uids)})
 
 
 class EntityRows(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,16 +60,11 @@ def entity_rows(
     )
 
 
-def write_entities(
-    connection: db.Connection, schema: str, rows: EntityRows, names: Collection[str] = ENTITY_TABLES
-) -> dict[str, int]:
-    """Fill and index those of the entity tables of a build that are named; return their rows."""
-    counts = copy_entities(connection, schema, rows, names=names)
-    with connection.pipeline():
-        for name in counts:
-            ddl.create_indexes(connection, schema, name, ddl.table_file(name))
-            ddl.analyze(connection, schema, name, name)
-    return counts
+def index_entities(connection: db.Connection, schema: str, names: Iterable[str]) -> None:
+    """Index those of the entity tables of a build that are named, and gather their statistics."""
+    for name in names:
+        ddl.create_indexes(connection, schema, name, ddl.table_file(name))
+        ddl.analyze(connection, schema, name, name)
 
 
 def copy_entities(

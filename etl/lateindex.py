@@ -116,9 +116,10 @@ def _late(connection: db.Connection, table: str) -> list[tuple[int, ddl.Index]]:
 
 
 def _catalog(connection: db.Connection, schema: str) -> _Catalog:
-    rows = connection.execute(db.query("indexes_of_schema"), {"schema": schema}).fetchall()
-    partitions = connection.execute(db.query("partitions_of_schema"), {"schema": schema}).fetchall()
-    return _Catalog(indexes={name: valid for _, name, valid in rows}, partitions=partitions)
+    with connection.pipeline():
+        rows = connection.execute(db.query("indexes_of_schema"), {"schema": schema})
+        partitions = connection.execute(db.query("partitions_of_schema"), {"schema": schema})
+    return _Catalog(indexes={name: valid for _, name, valid in rows}, partitions=partitions.fetchall())
 
 
 def _below(catalog: _Catalog, table: str) -> list[tuple[str, str, bool]]:

@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 from psycopg import sql
 
-from etl import bulkload, db, ddl, halving, ledger, limits, line, receipts, tables
+from etl import chained, db, ddl, halving, ledger, limits, line, receipts, tables
 from etl.batches import coalesce, named
 from etl.errors import MismatchError, Refused
 from etl.model import LeafContext, Manifest, Reject
@@ -96,12 +96,9 @@ def _load(task: LeafTask, guilty: Mapping[int, str], clock: Clock, trial: range 
         if done:
             return _known(leaf, done)
         context = _context(connection, task, clock, *names)
-        with connection.pipeline():
-            relations = {name: _relation(connection, task, name) for name, _ in task.tables}
-        clock.lap("server_wait")
         rejects: list[Reject] = []
         batches = _records(task, manifest, guilty, trial or range(leaf.rows), rejects)
-        totals = _copy_all(connection, task, manifest, batches, context, relations, clock, rejects)
+        totals = _copy_all(connection, task, manifest, batches, context, clock, rejects)
         rows = {name: count for name, (count, _) in totals.items()}
         if trial is None and task.renews:
             _prove_renewed(leaf, rows, rejects, context)
@@ -197,14 +194,15 @@ def _context(
     )
 
 
-def _relation(connection: db.Connection, task: LeafTask, name: str) -> sql.Identifier:
-    """Return where the leaf's rows of a table go, made on the way."""
-    if not tables.spec(name).partitioned:
-        return db.identifier(task.schema, name)
-    relation = ddl.create_leaf(connection, task.schema, name, task.leaf.name)
-    if task.indexes == "before":
-        _index(connection, task, name)
-    return relation
+def _relations(task: LeafTask) -> tuple[dict[str, sql.Identifier], list[db.Statement]]:
+    """Return where the leaf's rows of each table go, and what makes those places."""
+    made = {name: ddl.leaf_table(task.schema, name, task.leaf.name) for name in _partitioned(task)}
+    plain = {name: db.identifier(task.schema, name) for name, _ in task.tables}
+    return {**plain, **{name: relation for name, (relation, _) in made.items()}}, [made[name][1] for name in made]
+
+
+def _partitioned(task: LeafTask) -> list[str]:
+    return [name for name, _ in task.tables if tables.spec(name).partitioned]
 
 
 def _index(connection: db.Connection, task: LeafTask, name: str) -> None:
@@ -221,12 +219,15 @@ def _copy_all(
     manifest: Manifest,
     batches: Iterable[pa.RecordBatch],
     context: LeafContext,
-    relations: dict[str, sql.Identifier],
     clock: Clock,
     rejects: list[Reject],
 ) -> dict[str, tuple[int, int]]:
-    """Transform and COPY the leaf batch by batch; return (rows, bytes) per table, and add what was set aside."""
+    """Make the leaf's tables, transform and COPY batch by batch; return (rows, bytes) per table, add what was set aside."""
+    relations, creations = _relations(task)
     totals = dict.fromkeys(relations, (0, 0))
+    if task.indexes == "before":
+        _make(connection, task, creations, clock)
+        creations = []
     if task.renews:
         # What was once set aside stays so until another load.
         batches = (named(batch, context.power_ids) for batch in batches)
@@ -236,15 +237,31 @@ def _copy_all(
         rejects += split_rejects.placed(refused, batch, task.store, manifest)
         limits.check(len(rejects), task.most_rejects)
         clock.lap("transform")
-        for name, relation in relations.items():
-            if not built[name].num_rows:  # a COPY of nothing waits for two answers
-                continue
-            spec = tables.spec(name)
-            freeze = spec.partitioned and task.freeze
-            done = bulkload.copy(connection, relation, spec.columns, [built[name]], freeze=freeze, clock=clock)
+        filled = [name for name in relations if built[name].num_rows]  # a COPY of nothing would wait for its answer
+        wanted = [_rows(task, name, relations[name], built[name]) for name in filled]
+        for name, done in zip(filled, chained.copy_each(connection, creations, wanted, clock), strict=True):
             totals[name] = (totals[name][0] + done[0], totals[name][1] + done[1])
+        creations = creations if not wanted else []
     clock.lap("read")
+    if creations:  # there was nothing to copy
+        _make(connection, task, creations, clock)
     return totals
+
+
+def _make(connection: db.Connection, task: LeafTask, creations: list[db.Statement], clock: Clock) -> None:
+    """Make the leaf's tables, with their indexes where rows come after these."""
+    with connection.pipeline():
+        for statement in creations:
+            connection.execute(statement)
+        if task.indexes == "before":
+            for name in _partitioned(task):
+                _index(connection, task, name)
+    clock.lap("server_wait")
+
+
+def _rows(task: LeafTask, name: str, relation: sql.Identifier, batch: pa.RecordBatch) -> chained.Rows:
+    spec = tables.spec(name)
+    return chained.Rows(relation, spec.columns, batch, spec.partitioned and task.freeze)
 
 
 def _prove(leaf: Leaf, rows: dict[str, int], rejected: int) -> None:
@@ -284,9 +301,8 @@ def _complete(connection: db.Connection, task: LeafTask) -> None:
     """Give the leaf's tables what their parents will want: CHECK, indexes; and statistics that these do not gather."""
     leaf = task.leaf
     condition = ddl.bounds(leaf.archetype_id, leaf.lower, leaf.upper)
-    partitioned = [name for name, _ in task.tables if tables.spec(name).partitioned]
     connection.execute(db.query("sample_lightly"), {"part": _DETAIL})
-    for name in partitioned:
+    for name in _partitioned(task):
         ddl.check_leaf(connection, task.schema, name, leaf.name, condition)
         if task.indexes != "before":
             _index(connection, task, name)

@@ -42,7 +42,6 @@ def begin(
     kind: str = "powers",
 ) -> int:
     """Write the first half of a run's row; return its number. Rows that a killed run left open are closed."""
-    close_lost(connection, live_schema)
     values = {
         "type": f"{manifest.format} {kind}",
         "command": command,
@@ -55,6 +54,7 @@ def begin(
         "workers": workers,
     }
     with connection.pipeline():
+        close_lost(connection, live_schema)
         begun = connection.execute(db.query("begin_run"), values)
         audit.record(connection, command=command, live_schema=live_schema, build=build, outcome=audit.BEGUN)
     row = begun.fetchone()

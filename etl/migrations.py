@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import psycopg
+from psycopg import sql
 
 from etl import db, resources
 from etl.errors import DatabaseError, SchemaError, UsageError
@@ -82,10 +83,12 @@ def migrate(connection: db.Connection) -> list[Migration]:
         DatabaseError: the server refused one; neither its changes nor its record stay, those before it do.
         SchemaError: see ``pending``.
     """
-    todo = pending(connection)
-    if not todo:
-        return []
-    connection.execute(db.query("create_ledger"))
+    return _apply_all(connection, pending(connection))
+
+
+def _apply_all(connection: db.Connection, todo: list[Migration]) -> list[Migration]:
+    if todo:
+        connection.execute(db.query("create_ledger"))
     for migration in todo:
         try:
             _apply(connection, migration)
@@ -100,14 +103,18 @@ def migrate(connection: db.Connection) -> list[Migration]:
 
 def _apply(connection: db.Connection, migration: Migration) -> None:
     """Apply one migration, unless another migrator was faster."""
-    with connection.transaction():
+    version, name = sql.Literal(migration.version), sql.Literal(migration.name)
+    ending = sql.SQL("\n;\n{};\ncommit").format(db.query("record_migration", version=version, name=name))
+    try:
         with connection.pipeline():
+            connection.execute("begin")
             connection.execute(db.query("lock_ledger"))
             found = connection.execute(_VERSIONS)
-        if (migration.version,) in found:
-            return
-        connection.execute(migration.text.encode())
-        connection.execute(db.query("record_migration"), (migration.version, migration.name))
+        if (migration.version,) not in found:
+            connection.execute(migration.text.encode() + ending.as_bytes(connection))
+    finally:
+        if not connection.closed:
+            connection.rollback()  # of what did not come to its commit
 
 
 def create(description: str, folder: Path) -> Path:
@@ -142,7 +149,8 @@ def ensure(connection: db.Connection) -> None:
     """Create the schema in a database that has none; an old one is refused with the command that mends it."""
     done = applied(connection)
     if not done:
-        migrate(connection)
+        _refuse_strangers(connection)
+        _apply_all(connection, _missing(done))
     elif _missing(done):
         require(connection)
 

@@ -52,10 +52,9 @@ def load_rejects(connection: db.Connection, build: int) -> list[Reject]:
     return [Reject(**dict(zip(names, row, strict=True))) for row in rows]
 
 
-def count_rejects(connection: db.Connection, build: int) -> int:
-    """Return how many records a build's leaves have set aside."""
-    row = connection.execute(db.query("count_rejects"), {"build": build}).fetchone()
-    return int(row[0]) if row else 0
+def count_rejects(connection: db.Connection, build: int) -> db.Cursor:
+    """Ask how many records a build's leaves have set aside: one row, one number."""
+    return connection.execute(db.query("count_rejects"), {"build": build})
 
 
 def counts(manifest: Manifest, rows: Mapping[str, int], set_aside: Sequence[Reject]) -> dict[str, Any]:

@@ -42,20 +42,22 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 def check(connection: db.Connection, options: config.LoadOptions, manifest: Manifest | None = None) -> list[Problem]:
     """Return what is in the way of a load with these options (of this split), worst first; maybe nothing."""
-    return _problems(connection, _facts(connection, options.schema), options, manifest)
+    return _look(connection, options, manifest)[0]
 
 
-def _facts(connection: db.Connection, schema: str) -> SimpleNamespace:
-    cursor = connection.cursor(row_factory=namedtuple_row)
-    row = cursor.execute(db.query("preflight_facts"), {"schema": schema}).fetchone()
-    return SimpleNamespace(**row._asdict()) if row else SimpleNamespace()
-
-
-def _problems(
-    connection: db.Connection, facts: SimpleNamespace, options: config.LoadOptions, manifest: Manifest | None
-) -> list[Problem]:
+def _look(
+    connection: db.Connection, options: config.LoadOptions, manifest: Manifest | None
+) -> tuple[list[Problem], SimpleNamespace]:
+    """Return the problems, and the facts that they come from."""
+    with connection.pipeline():
+        cursor = connection.cursor(row_factory=namedtuple_row)
+        cursor.execute(db.query("preflight_facts"), {"schema": options.schema})
+        asked = health.ask(connection)
+    row = cursor.fetchone()
+    facts = SimpleNamespace(**row._asdict()) if row else SimpleNamespace()
     found = [*_rights(facts, options.schema), *_capacity(facts, options, manifest), *_space(facts, manifest)]
-    return sorted([*found, *_advice(facts, health.look(connection).changeable)], key=lambda problem: problem.is_advice)
+    found += _advice(facts, health.compared(asked).changeable)
+    return sorted(found, key=lambda problem: problem.is_advice), facts
 
 
 def require(connection: db.Connection, options: config.LoadOptions, manifest: Manifest) -> int:
@@ -64,8 +66,7 @@ def require(connection: db.Connection, options: config.LoadOptions, manifest: Ma
     Raises:
         DatabaseError: with every problem on a line of its own.
     """
-    facts = _facts(connection, options.schema)
-    problems = _problems(connection, facts, options, manifest)
+    problems, facts = _look(connection, options, manifest)
     for problem in problems:
         if problem.is_advice:
             _log.info("preflight: %s", problem)

@@ -19,7 +19,8 @@ import hashlib
 import itertools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from psycopg import sql
@@ -59,10 +60,15 @@ def schema_of(live_schema: str, build: int) -> str:
     return f"{live_schema}_b{build}"
 
 
-def check_live_schema(connection: db.Connection, live_schema: str, names: Sequence[str]) -> None:
-    """Raise SchemaError where the live schema holds something that is not ours under a name that we publish."""
+def ask_strangers(connection: db.Connection, live_schema: str, names: Sequence[str]) -> db.Cursor:
+    """Ask for what the live schema holds under names that we publish, and is not ours; for ``refuse_strangers``."""
     values = {"schema": live_schema, "names": [*names, *LEDGER_VIEWS]}
-    strangers = [name for (name,) in connection.execute(db.query("foreign_relations_in_live_schema"), values)]
+    return connection.execute(db.query("foreign_relations_in_live_schema"), values)
+
+
+def refuse_strangers(live_schema: str, asked: db.Cursor) -> None:
+    """Raise SchemaError where the live schema holds something that is not ours under a name that we publish."""
+    strangers = [name for (name,) in asked]
     if strangers:
         raise SchemaError(
             f"schema {live_schema} holds something else under our names: {', '.join(strangers)}",
@@ -93,13 +99,20 @@ def publish(
         SchemaError: a column has another type than in the live schema's view, which cannot follow.
     """
     deadline = time.monotonic() + timeout_s
-    row = connection.execute(db.query("live"), {"schema": live_schema}).fetchone()
-    builds = sorted({*named_builds(connection, live_schema), build, *([int(row[0])] if row else [])})
-    shapes = _shapes(connection, [live_schema, *(schema_of(live_schema, one) for one in builds)])
+    with connection.pipeline():
+        live = connection.execute(db.query("live"), {"schema": live_schema})
+        named = connection.execute(db.query("named_builds"), {"schema": live_schema})
+    row = live.fetchone()
+    builds = sorted({*(number for (number,) in named), build, *([int(row[0])] if row else [])})
+    with connection.pipeline():
+        asked = _ask_shapes(connection, [live_schema, *(schema_of(live_schema, one) for one in builds)])
+        read_by_views = connection.execute(db.query("functions_read"), {"schema": live_schema})
+        readers = connection.execute(db.query("transactions_reading"), {"schema": live_schema})
+    shapes = _shapes(asked)
     _check_types(shapes, live_schema, build)
     times = [time.monotonic()]
-    _widen(connection, shapes, live_schema, builds, build)
-    _show(connection, shapes, live_schema, build, deadline, lock_timeout_s)
+    _widen(connection, shapes, live_schema, builds, build, is_read=bool(readers.fetchall()))
+    _show(connection, shapes, live_schema, build, set(read_by_views), deadline, lock_timeout_s)
     times.append(time.monotonic())
     _await_readers(connection, live_schema, deadline)
     times.append(time.monotonic())
@@ -116,11 +129,15 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) 
 
     Waits at most ``wait_s`` seconds for the transactions that are open now.
     """
-    row = connection.execute(db.query("live"), {"schema": live_schema}).fetchone()
-    if row is None or not _are_widened(connection, live_schema):
+    with connection.pipeline():
+        live = connection.execute(db.query("live"), {"schema": live_schema})
+        widened = connection.execute(db.query("functions_are_widened"), {"schema": live_schema})
+        open_now = connection.execute(db.query("transactions_in_progress"))
+    row, asks = live.fetchone(), widened.fetchone()
+    if row is None or not (asks and asks[0]):  # no function asks the row in etl.live any more which build counts
         return True
     deadline = time.monotonic() + wait_s
-    before = _transactions(connection, "transactions_in_progress")
+    before = {str(name) for (name,) in open_now}
     while before:
         if time.monotonic() >= deadline:
             _log.info("readers from before the flip linger; the views settle at the next occasion")
@@ -130,17 +147,19 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) 
     build = int(row[0])
     schema = schema_of(live_schema, build)
     # First what nobody reads: as long as another function is still to be settled, a killed run's next one comes here again.
-    unread = connection.execute(db.query("unread_functions"), {"schema": live_schema}).fetchall()
     with connection.pipeline():
-        for (name,) in unread:
-            connection.execute(db.query("drop_function", function=_function_by_name(name)))
-    shapes = _shapes(connection, [schema])
+        unread = connection.execute(db.query("unread_functions"), {"schema": live_schema})
+        asked = _ask_shapes(connection, [schema])
+        readers = connection.execute(db.query("transactions_reading"), {"schema": live_schema})
+    shapes = _shapes(asked)
+    for (name,) in unread:
+        connection.execute(db.query("drop_function", function=_function_by_name(name)))
     steps = {}
     for name in sorted(_relations(shapes, schema), key=_is_partitioned, reverse=True):
         columns = shapes[schema, name]
         branch = _branch(shapes, live_schema, name, build, columns, "settled_branch")
         steps[name] = _function(live_schema, name, columns, branch)
-    _replace(connection, live_schema, steps)
+    _replace(connection, live_schema, steps, is_read=bool(readers.fetchall()))
     return True
 
 
@@ -157,7 +176,9 @@ def retract(connection: db.Connection, live_schema: str) -> None:
         connection.execute(db.query("drop_function", function=_function_by_name(name)))
 
 
-def _widen(connection: db.Connection, shapes: Shapes, live_schema: str, builds: Sequence[int], new: int) -> None:
+def _widen(
+    connection: db.Connection, shapes: Shapes, live_schema: str, builds: Sequence[int], new: int, *, is_read: bool
+) -> None:
     """Let the functions name every build that somebody may still read, and the new one, which is among ``builds``.
 
     Until the flip a relation that the old build lacks is empty: its rows belong to the new build. Each session that reads
@@ -179,15 +200,17 @@ def _widen(connection: db.Connection, shapes: Shapes, live_schema: str, builds: 
         )
         open_to_all = db.query("let_everybody_read", relation=db.identifier(schema, name))
         steps[name] = [open_to_all, *_function(live_schema, name, columns, query)]
-    _replace(connection, live_schema, steps)
+    _replace(connection, live_schema, steps, is_read=is_read)
 
 
-def _replace(connection: db.Connection, live_schema: str, steps: Mapping[str, Sequence[db.Statement]]) -> None:
+def _replace(
+    connection: db.Connection, live_schema: str, steps: Mapping[str, Sequence[db.Statement]], *, is_read: bool
+) -> None:
     """Run the statements of each relation as a transaction, with a pause behind it; all as one where nobody reads.
 
     The pauses leave the cores to the sessions that read, which plan anew then.
     """
-    if not _is_read(connection, live_schema):
+    if not is_read:
         with db.at_once(connection):
             for statement in itertools.chain.from_iterable(steps.values()):
                 connection.execute(statement)
@@ -223,14 +246,20 @@ def _check_types(shapes: Shapes, live_schema: str, build: int) -> None:
 
 
 def _show(
-    connection: db.Connection, shapes: Shapes, live_schema: str, build: int, deadline: float, lock_timeout_s: float
+    connection: db.Connection,
+    shapes: Shapes,
+    live_schema: str,
+    build: int,
+    reads: Collection[tuple[Any, ...]],
+    deadline: float,
+    lock_timeout_s: float,
 ) -> None:
     """Make the views that are not there, and replace those whose columns are others now, one lock at a time.
 
     A view that is there keeps its columns in their order, and has new ones behind them; one that is gone is null.
+    ``reads`` are the (view, function) pairs of now.
     """
     schema = schema_of(live_schema, build)
-    reads = set(connection.execute(db.query("functions_read"), {"schema": live_schema}).fetchall())
     missing: list[db.Statement] = []
     other: list[db.Statement] = []
     for name in _relations(shapes, schema):
@@ -287,13 +316,15 @@ def _await_readers(connection: db.Connection, live_schema: str, deadline: float)
         before &= _transactions(connection, "transactions_reading", values)
 
 
-def _shapes(connection: db.Connection, schemas: Sequence[str]) -> Shapes:
-    """Return the shapes of our relations in these schemas: of builds, or of a live schema."""
+def _ask_shapes(connection: db.Connection, schemas: Sequence[str]) -> db.Cursor:
+    """Ask for the shapes of our relations in these schemas: of builds, or of a live schema."""
     names = [*ddl.relations(tables.TABLES), *LEDGER_VIEWS]
+    return connection.execute(db.query("shapes"), {"schemas": list(schemas), "names": names})
+
+
+def _shapes(asked: db.Cursor) -> Shapes:
     found: dict[tuple[str, str], dict[str, str]] = {}
-    for schema, name, column, kind in connection.execute(
-        db.query("shapes"), {"schemas": list(schemas), "names": names}
-    ):
+    for schema, name, column, kind in asked:
         columns = found.setdefault((schema, name), {})
         if column is not None:
             columns[column] = kind
@@ -349,26 +380,19 @@ def _function(
     )
 
 
-def _are_widened(connection: db.Connection, live_schema: str) -> bool:
-    """Whether a function still asks the row in ``etl.live`` which build counts."""
-    row = connection.execute(db.query("functions_are_widened"), {"schema": live_schema}).fetchone()
-    return bool(row and row[0])
-
-
 def _flip(connection: db.Connection, live_schema: str, build: int, kind: str, run: int | None) -> int:
     """Change the one row that counts, with its line in the history and its notification."""
     with db.at_once(connection):
         # Commits of an unpublished build may wait for nobody (--durability fast); this one reaches the disk, and with
         # it all WAL before it. Tables made and filled under wal_level minimal were synced before their own commit.
         connection.execute(db.query("commit_durably"))
-        before = connection.execute(db.query("live"), {"schema": live_schema}).fetchone()
-        row = connection.execute(db.query("flip"), {"schema": live_schema, "build": build}).fetchone()
-        generation = int(row[0]) if row else 0
+        values = {"schema": live_schema, "build": build}
+        connection.execute(db.query("record_build"), {**values, "kind": kind, "run": run})
+        flipped = connection.execute(db.query("flip"), values)
         connection.execute(db.query("mark_published"), {"build": build})
-        values = {"schema": live_schema, "generation": generation, "kind": kind, "build": build, "run": run}
-        connection.execute(db.query("record_build"), {**values, "previous": before[4] if before else None})
-        connection.execute(db.query("notify_generation"), {"schema": live_schema, "generation": generation})
-    return generation
+        connection.execute(db.query("notify_of_flip"), {"schema": live_schema})
+    row = flipped.fetchone()
+    return int(row[0]) if row else 0
 
 
 def _transactions(connection: db.Connection, which: str, values: Mapping[str, str] | None = None) -> set[str]:

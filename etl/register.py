@@ -22,11 +22,10 @@ def register(task: RegisterTask) -> receipts.Receipt:
     with line.lent() as connection:
         with connection.pipeline():
             entry = receipts.enter(connection, task.build, task.epoch, "all", ["power_directory"], name="etl register")
-        if done := entry.done():
-            return _receipt(task, *done["power_directory"][:2])
-        with connection.pipeline():
             connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
             connection.execute(db.query("stage_names"))
+        if done := entry.done():
+            return _receipt(task, *done["power_directory"][:2])
         column = sources.FORMATS[manifest.format].names[0]
         wanted = ["uid", "archetype", "powerset", column]
         names = _names(parts.read_runs(task.store, manifest, manifest.partitions, wanted), column)

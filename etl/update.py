@@ -426,7 +426,6 @@ class _Update:
     def _register(self, differences: list[Difference]) -> None:
         """Give ids to what is new; learn those of all that is touched."""
         with self._connection.transaction():
-            self._connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
             self._ids = keys.register(self._connection, self._archetypes, self._powersets)
             new = sorted(uid for d in differences for uid, _, _ in d.new)
             self._connection.execute(db.query("register_named_powers"), {"uids": new})

@@ -20,7 +20,7 @@ lock table etl.migration in exclusive mode;
 
 -- name: record_migration
 -- In the transaction of the migration itself.
-insert into etl.migration (version, name) values (%s, %s);
+insert into etl.migration (version, name) values ({version}, {name});
 
 -- name: foreign_relations_in_ledger
 -- Relations of a schema "etl" that is not ours: it has relations but no table of migrations.
@@ -1099,11 +1099,17 @@ select * from pg_temp.staged_reject;
 -- The leaves of a build.
 select plan from etl.build where build = %(build)s;
 
+-- name: notify_of_flip
+-- In the transaction of the flip, behind it.
+select pg_notify('etl_live', live_schema || ' ' || generation::text) from etl.live where live_schema = %(schema)s;
+
 -- name: record_build
--- In the transaction of the flip.
+-- In the transaction of the flip, before it.
 insert into etl.publication (live_schema, generation, kind, build, split_id, previous_split_id, run_id)
-select %(schema)s, %(generation)s, %(kind)s, b.build, b.split_id, %(previous)s, %(run)s
+select %(schema)s, coalesce(l.generation, 0) + 1, %(kind)s, b.build, b.split_id, p.split_id, %(run)s
 from etl.build b
+left join etl.live l on l.live_schema = %(schema)s
+left join etl.build p on p.build = l.build
 where b.build = %(build)s;
 
 -- name: replace_function

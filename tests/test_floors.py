@@ -21,7 +21,7 @@ FLOORS: dict[str, float] = {
         2,
     ),
     **dict.fromkeys(("store", "tables", "bulkload"), 2.1),
-    "ddl": 2.2,
+    **dict.fromkeys(("ddl", "chained"), 2.2),
     **dict.fromkeys(("keys", "ledger", "read"), 2.3),
     **dict.fromkeys(
         (

@@ -330,7 +330,7 @@ def test_a_live_schema_with_a_table_of_our_name_is_refused(empty_dsn: str) -> No
         connection.execute("create schema game")
         connection.execute("create table game.powers (precious int)")
         with pytest.raises(SchemaError, match="powers") as caught:
-            publish.check_live_schema(connection, "game", ["powers"])
+            publish.refuse_strangers("game", publish.ask_strangers(connection, "game", ["powers"]))
 
     assert "--schema" in str(caught.value)
 
@@ -350,8 +350,8 @@ def test_archetypes_whose_names_look_like_leaves_have_their_place(connection: db
     ]  # fmt: skip
     for leaf in leaves:
         ddl.create_leaf(connection, "game_b7", "powers", leaf.name)
-    db.each_at_once(connection, list(ddl.attachments(connection, "game_b7", "powers", leaves)))
-    again = list(ddl.attachments(connection, "game_b7", "powers", leaves))
+    db.each_at_once(connection, list(ddl.attachments(connection, "game_b7", ["powers"], leaves)))
+    again = list(ddl.attachments(connection, "game_b7", ["powers"], leaves))
     parents = "select c.relname, p.relname from pg_inherits h join pg_class c on c.oid = inhrelid join pg_class p on p.oid = inhparent where c.relkind = 'r' and c.relname like 'powers%' order by 1"
 
     assert not again
