@@ -251,7 +251,12 @@ def _queries() -> dict[str, str]:
 
 def query(statement: str, /, **holes: sql.Composable) -> sql.Composed:
     """Return the named query of ``sql/queries.sql`` or ``sql/read.sql``, its holes filled."""
-    return template(_queries()[statement], holes)
+    return template(_queries()[statement], holes) if holes else _without_holes(statement)
+
+
+@cache
+def _without_holes(statement: str) -> sql.Composed:
+    return template(_queries()[statement])
 
 
 def sections(relative_path: str) -> list[tuple[str, str]]:

@@ -75,6 +75,7 @@ def table_file(name: str) -> str:
     return f"tables/{name}.sql"
 
 
+@functools.cache
 def views() -> list[tuple[str, str]]:
     """Return (view name, file) of the materialized views, in the order of their numbers."""
     return [(re.sub(r".*/?\d+_(\w+)\.sql$", r"\1", path), path) for path in resources.sql_files("views")]

@@ -6,6 +6,7 @@ from pathlib import Path
 from etl.errors import EtlError, UsageError
 
 
+@cache
 def sql_text(relative_path: str) -> str:
     """Return the text of one file of ``sql/``, for example ``sql_text("migrations/0001_ledger.sql")``.
 

@@ -3,11 +3,14 @@
 import argparse
 import gc
 import shutil
+import signal
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -19,6 +22,20 @@ from etl.sources import exactness, inputs, ranges
 LIMITS = {"cod": {"decode": 800, "whole": 400}, "i12": {"decode": 450, "whole": 160}}
 """Megabytes per second and core that are asked for: read, cut and decode; and the whole split."""
 TWO_TO_ONE = 1.7
+PARTS = {
+    "sources/streams.py": "read",
+    "sources/cutting.py": "cut",
+    "sources/typed.py": "cut, decode",
+    "sources/cleaning.py": "checks",
+    "sources/utf8.py": "checks",
+    "numbers.py": "checks",
+    "sources/records.py": "digests, names",
+    "store/columns.py": "Arrow columns",
+    "store/parts.py": "order, compress, write",
+}
+"""What the files of ``etl`` do for a split; the others are "the rest"."""
+_SAMPLE_S = 0.001
+_LIST_BYTES = 64 << 20
 _TENTH = {"cod": 10, "i12": 1}  # a nested record is fourteen times as long as a flat one
 
 
@@ -37,10 +54,15 @@ def split(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         source.read_bytes()
         turns = [_turn(source, folder) for _ in range(given.runs)]
         size = source.stat().st_size
-        rates = {name: size / statistics.median(turn[name] for turn in turns) / 1e6 for name in ("decode", "whole")}
+        names = ("msgspec", "decode", "whole")
+        rates = {name: size / statistics.median(turn[name] for turn in turns) / 1e6 for name in names}
         ratio = statistics.median(turn["one"] / turn["two"] for turn in turns)
         limits = LIMITS.get(str(turns[0]["format"]), {})
-        for name, what in (("decode", "read, cut, decode, one core"), ("whole", "whole split, one core")):
+        for name, what in (
+            ("msgspec", "msgspec alone, one core"),
+            ("decode", "read, cut, decode, one core"),
+            ("whole", "whole split, one core"),
+        ):
             figures.append(
                 {
                     "source": source.name,
@@ -61,7 +83,8 @@ def split(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                 "seconds": [[turn["one"], turn["two"]] for turn in turns],
             }
         )
-        for figure in figures[-3:]:
+        figures.append({"source": source.name, "what": "parts of the whole split", **turns[-1]["parts"]})
+        for figure in figures[-5:]:
             say({name: value for name, value in figure.items() if name != "seconds"})
     return figures
 
@@ -76,10 +99,10 @@ def _generated(given: argparse.Namespace, folder: Path, shape: str) -> Path:
 def _turn(source: Path, folder: Path) -> dict[str, Any]:
     """Return the seconds of each measurement: the first two inside a worker, the others of whole commands."""
     store = folder / "store"
-    decode = _alone(decoded, Run(str(source), ""))
-    whole = _alone(written, Run(str(source), str(store)))
-    shutil.rmtree(store)
-    found: dict[str, Any] = {"format": decode[1], "decode": decode[0], "whole": whole[0]}
+    found: dict[str, Any] = {}
+    for name, function in (("msgspec", listed), ("decode", decoded), ("whole", written), ("parts", sampled)):
+        found[name], found["format"] = _alone(function, Run(str(source), str(store)))
+        shutil.rmtree(store, ignore_errors=True)
     for name, jobs in (("one", "1"), ("two", "2")):
         started = time.perf_counter()
         etl("split", str(source), "--store", str(store), "--jobs", jobs, "--quiet", "--json")
@@ -88,13 +111,61 @@ def _turn(source: Path, folder: Path) -> dict[str, Any]:
     return found
 
 
-def _alone(function: Callable[[Run], tuple[float, str]], run: Run) -> tuple[float, str]:
+def _alone(function: Callable[[Run], tuple[Any, str]], run: Run) -> tuple[Any, str]:
     """Return what a fresh worker process, with the settings of all workers, says."""
     with parallel.Pool("process://1") as pool:
         outcome = next(iter(pool.run(function, [run])))[1]
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
+
+
+def listed(run: Run) -> tuple[float, str]:
+    """Decode records with their fields as one JSON array each 64 MB, without a look at them; return (seconds, format)."""
+    form = inputs.learn(inputs.find(run.source), "auto", None)
+    decoder = msgspec.json.Decoder(list[form.record])  # type: ignore[name-defined]
+    gc.disable()
+    seconds, held, lines = 0.0, 0, list[bytes]()
+    with Path(run.source).open("rb") as stream:
+        for line in stream:
+            text = line.strip(b"[], \n")
+            lines.append(text)
+            held += len(text)
+            if held >= _LIST_BYTES:
+                seconds, held = seconds + _timed(decoder, lines), 0
+    return seconds + _timed(decoder, lines), form.name
+
+
+def _timed(decoder: Any, lines: list[bytes]) -> float:
+    whole = b"[%b]" % b",".join(filter(None, lines))
+    lines.clear()
+    started = time.perf_counter()
+    decoder.decode(whole)
+    return time.perf_counter() - started
+
+
+def sampled(run: Run) -> tuple[dict[str, str], str]:
+    """Split the source; return what part of the time each of ``PARTS`` took, and the format.
+
+    A timer asks a thousand times a second which file is at work, and gives it the time since the last answer: in the
+    midst of a long call there is none.
+    """
+    parts, last = Counter[str](), time.perf_counter()
+
+    def look(_: int, frame: FrameType | None) -> None:
+        nonlocal last
+        while frame is not None and "/etl/" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        now = time.perf_counter()
+        file = frame.f_code.co_filename.rpartition("/etl/")[2] if frame else ""
+        parts[PARTS.get(file, "the rest")] += now - last
+        last = now
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, _SAMPLE_S, _SAMPLE_S)
+    _, name = written(run)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return {part: f"{seconds / parts.total():.0%}" for part, seconds in parts.most_common()}, name
 
 
 def decoded(run: Run) -> tuple[float, str]:
