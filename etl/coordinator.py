@@ -82,6 +82,8 @@ class _Run(msgspec.Struct, kw_only=True):
     memory: metrics.PeakMemory
     is_tight: bool = False
     is_finished: bool = False
+    came_back: bool = False
+    extensions: dict[str, str | None] = msgspec.field(default_factory=dict)
     build: int = 0
     epoch: int = 0
     schema: str = ""
@@ -231,7 +233,9 @@ def _run(run: _Run) -> LoadResult:
         if run.is_finished:
             rows = finish.counted(run.connection, run.schema, run.wanted, run.done)
         else:
-            rows = finish.finish(run.connection, run.build, run.schema, run.leaves, run.wanted, run.done, gather)
+            rows = finish.finish(
+                run.connection, run.build, run.schema, run.leaves, run.wanted, run.done, run.extensions, gather
+            )
         set_aside = outcome.load_rejects(run.connection, run.build)
         counts = outcome.counts(run.manifest, rows, set_aside)
     with run.phase("publish"):
@@ -253,6 +257,7 @@ def _come_back(run: _Run) -> None:
         Busy, Incomplete: another run has taken the lock, or has had it in the meantime.
     """
     run.clock.lap("database away")
+    run.came_back = True
     run.session.restore()
     if not run.number:
         return
@@ -260,7 +265,8 @@ def _come_back(run: _Run) -> None:
     if row is None or not row[0]:
         raise Incomplete(f"another run has taken over build {run.build}; it is left to it", "etl status")
     _end_workers(run.connection, run.build)
-    before, run.done = run.done, receipts.read(run.connection, run.build)
+    before = run.done
+    _read_what_is_done(run)
     if run.done.keys() - before.keys():
         run.patience.progress()
 
@@ -322,6 +328,8 @@ def _live(run: _Run, row: tuple[Any, ...] | None) -> LoadResult | None:
 def _plan(run: _Run) -> None:
     """Find the build to go on with, or begin one; from here on, older workers of it are gone."""
     run.build, run.leaves = 0, []
+    paths = [*map(ddl.table_file, run.wanted), *(path for _, path in ddl.views())]
+    run.extensions = ddl.extension_homes(run.connection, paths)
     values = {"schema": run.options.schema}
     with run.connection.pipeline():
         unfinished = run.connection.execute(db.query("unfinished_builds"), values)
@@ -340,7 +348,14 @@ def _plan(run: _Run) -> None:
         _begin(run)
     run.schema = publish.schema_of(run.options.schema, run.build)
     run.epoch = _take_over(run.connection, run.build)
-    run.done = receipts.read(run.connection, run.build)
+    _read_what_is_done(run)
+
+
+def _read_what_is_done(run: _Run) -> None:
+    with run.connection.pipeline():
+        done = receipts.ask(run.connection, run.build)
+        finished = finish.ask_finished(run.connection, run.build)
+    run.done, run.is_finished = receipts.answered(done), bool(finished.fetchall()[0][0])
 
 
 def _stands(run: _Run, build: int, leaves: list[Leaf]) -> bool:
@@ -428,7 +443,7 @@ def _begin(run: _Run) -> None:
         schema = publish.schema_of(run.options.schema, run.build)
         branches = {leaf.archetype: leaf.archetype_id for leaf in run.leaves if not leaf.is_only}
         made = renewal.made(connection, below)
-        ddl.create_build(connection, schema, branches, deferred=run.options.deferred, names=made)
+        ddl.create_build(connection, schema, branches, deferred=run.options.deferred, names=made, homes=run.extensions)
         if below is not None:
             renewal.lean(connection, below, run.build, schema)
         entity_rows = keys.entity_rows(archetypes, powersets, archetype_ids, powerset_ids)
@@ -498,7 +513,6 @@ def _fill(run: _Run) -> None:
             if (name, "indexes") not in run.done
         ]
         _each(run, work.index_table, tasks)
-    run.is_finished = finish.is_finished(run.connection, run.build)
     if not run.is_finished:  # else they were proven, and may be gone by now
         with run.phase("check again"):
             _check_parts(run, run.leaves)
@@ -525,8 +539,8 @@ def _gather_statistics(run: _Run, names: Sequence[str], meanwhile: Callable[[], 
 
 
 def _publish(run: _Run) -> publish.Publication:
-    """Publish the build, unless it is live already: the answer to the flip may have been lost."""
-    row = run.connection.execute(db.query("live"), {"schema": run.options.schema}).fetchone()
+    """Publish the build, unless it is live already: the answer to the flip may have been lost with the connection."""
+    row = run.connection.execute(db.query("live"), {"schema": run.options.schema}).fetchone() if run.came_back else None
     if row is not None and row[0] == run.build:
         return publish.Publication(generation=row[1], settled=publish.settle(run.connection, run.options.schema))
     published = publish.publish(
@@ -549,10 +563,11 @@ def _index_late(run: _Run) -> None:
     """Build the indexes that the published build lacks, because they were left for later, or somebody dropped them."""
     homes: dict[str, list[str]] = {}
     names = [name for name in run.wanted if name in tables.LEAF_TABLES]
-    for name, schema in ddl.homes(run.connection, run.schema, names).items():
+    for name, schema in _homes(run, names).items():
         homes.setdefault(schema, []).append(name)
+    extensions = run.extensions or None
     for schema, wanted in homes.items():
-        if not lateindex.missing(run.connection, schema, wanted, run.build, run.epoch):
+        if not lateindex.missing(run.connection, schema, wanted, run.build, run.epoch, extensions):
             continue
         with run.phase("index later"):
             run.epoch = _take_over(run.connection, run.build)
@@ -564,6 +579,13 @@ def _index_late(run: _Run) -> None:
                 timeout_s=run.options.publish_timeout_s,
                 lock_timeout_s=run.options.lock_timeout_s,
             )
+
+
+def _homes(run: _Run, names: list[str]) -> dict[str, str]:
+    """Return the schema that holds each table; a build of this run that stands on no other one has them all itself."""
+    if run.number and run.below is None:
+        return dict.fromkeys(names, run.schema)
+    return ddl.homes(run.connection, run.schema, names)
 
 
 def _each(run: _Run, function: Callable[[T], object], tasks: list[T]) -> None:
@@ -611,8 +633,7 @@ def _load_leaves(run: _Run) -> None:
     rejected = run.manifest.rejects + refused.fetchall()[0][0]
     limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
     run.progress(_loading(run, ready, total, len(todo)))
-    homes = ddl.extension_homes(run.connection, map(ddl.table_file, run.wanted)) if todo else {}
-    tasks = [_task(run, leaf, ids, homes) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
+    tasks = [_task(run, leaf, ids) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
     outcomes = run.pool.run(
         work.load_leaf,
         tasks,
@@ -680,7 +701,7 @@ def _is_loaded(run: _Run, leaf: Leaf) -> bool:
     return all((name, leaf.name) in run.done for name in run.wanted if name in tables.LEAF_TABLES)
 
 
-def _task(run: _Run, leaf: Leaf, ids: Mapping[str, int], homes: Mapping[str, str | None]) -> LeafTask:
+def _task(run: _Run, leaf: Leaf, ids: Mapping[str, int]) -> LeafTask:
     return LeafTask(
         build=run.build,
         epoch=run.epoch,
@@ -694,7 +715,7 @@ def _task(run: _Run, leaf: Leaf, ids: Mapping[str, int], homes: Mapping[str, str
             if name in tables.LEAF_TABLES and (name, leaf.name) not in run.done
         ),
         powerset_ids=tuple(ids[uid] for uid in leaf.powersets),
-        extensions=tuple(homes.items()),
+        extensions=tuple(run.extensions.items()),
         renews=run.below is not None,
         batch_rows=run.options.batch_rows,
         batch_bytes=batch_bytes(run.options, run.pool.workers),

@@ -11,6 +11,7 @@ import itertools
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from psycopg import sql
@@ -110,7 +111,11 @@ def extension_schema(connection: db.Connection, extension: str) -> str | None:
 
     An extension that is available, and trusted or allowed, is installed on the way.
     """
-    row = connection.execute(db.query("extension"), {"name": extension}).fetchone()
+    return _installed(connection, extension, connection.execute(db.query("extension"), {"name": extension}).fetchone())
+
+
+def _installed(connection: db.Connection, extension: str, row: tuple[Any, ...] | None) -> str | None:
+    """Return what ``extension_schema`` returns, from what the query says."""
     if row is None or row[0] is not None:
         return row[0] if row else None
     if not row[1]:
@@ -123,7 +128,9 @@ def extension_schema(connection: db.Connection, extension: str) -> str | None:
 def extension_homes(connection: db.Connection, paths: Iterable[str]) -> dict[str, str | None]:
     """Return the extensions that indexes of these files need, each with its schema as ``extension_schema`` has it."""
     needed = {index.requires for path in paths for index in indexes(path) if index.requires}
-    return {extension: extension_schema(connection, extension) for extension in sorted(needed)}
+    with connection.pipeline():
+        asked = {name: connection.execute(db.query("extension"), {"name": name}) for name in sorted(needed)}
+    return {name: _installed(connection, name, cursor.fetchone()) for name, cursor in asked.items()}
 
 
 def create_indexes(
@@ -162,15 +169,17 @@ def create_build(
     *,
     deferred: str = "none",
     names: Sequence[str] = (*tables.TABLES, "power_directory"),
+    homes: Mapping[str, str | None] | None = None,
 ) -> None:
     """Make a build's schema with the tables named, parents with their branches and indexes, and no rows.
 
     ``branches`` are the archetypes (key: id) that have several leaves. The parents lack the indexes that wait for
-    the publication (``Index.waits``).
+    the publication (``Index.waits``). See ``create_indexes`` for ``homes``.
     """
     holes = {"schema": db.identifier(schema)}
     partitioned = [name for name in names if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
-    extensions = extension_homes(connection, map(table_file, partitioned))
+    if homes is None:
+        homes = extension_homes(connection, map(table_file, partitioned))
     with connection.pipeline():
         connection.execute(db.query("create_schema", schema=db.identifier(schema)))
         for name in names:
@@ -178,7 +187,7 @@ def create_build(
                 if heading == "create":
                     connection.execute(db.template(body, holes))
         for name in partitioned:
-            create_indexes(connection, schema, name, table_file(name), deferred=deferred, homes=extensions)
+            create_indexes(connection, schema, name, table_file(name), deferred=deferred, homes=homes)
             for key, number in branches.items():
                 connection.execute(
                     db.query(

@@ -20,9 +20,12 @@ def finish(
     leaves: Sequence[Leaf],
     wanted: Sequence[str],
     done: Mapping[tuple[str, str], Receipt],
+    extensions: Mapping[str, str | None],
     gather: Callable[[Sequence[str], Callable[[], None]], None],
 ) -> dict[str, int]:
     """Attach; then build the views, link and prove the counts in one transaction.
+
+    ``extensions`` are those that the views' indexes need, as ``ddl.extension_homes`` has them.
 
     Meanwhile ``gather(tables, views)`` has the statistics of the partitioned tables gathered, in other sessions, and calls
     ``views``. Links come after both: they take a lock that ANALYZE would wait for.
@@ -40,7 +43,6 @@ def finish(
     own = [name for name in wanted if homes[name] == schema]
     partitioned = [name for name in own if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
     db.each_at_once(connection, list(ddl.attachments(connection, schema, partitioned, leaves)))
-    extensions = ddl.extension_homes(connection, (path for _, path in ddl.views()))
 
     def views() -> None:
         with connection.pipeline():
@@ -70,10 +72,9 @@ def counted(
     return _proven(_ask_counts(connection, schema, wanted), done)
 
 
-def is_finished(connection: db.Connection, build: int) -> bool:
-    """Whether a build has gone through ``finish`` already."""
-    row = connection.execute(db.query("build_is_finished"), {"build": build}).fetchone()
-    return bool(row and row[0])
+def ask_finished(connection: db.Connection, build: int) -> db.Cursor:
+    """Ask whether a build has gone through ``finish`` already: one row, true or false."""
+    return connection.execute(db.query("build_is_finished"), {"build": build})
 
 
 def _ask_counts(connection: db.Connection, schema: str, names: Sequence[str]) -> dict[str, db.Cursor]:

@@ -7,7 +7,7 @@ attached. An interrupted run leaves a broken index, which the next one drops and
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -23,13 +23,23 @@ class _Catalog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def missing(
-    connection: db.Connection, schema: str, wanted: Sequence[str], build: int, epoch: int
+    connection: db.Connection,
+    schema: str,
+    wanted: Sequence[str],
+    build: int,
+    epoch: int,
+    homes: Mapping[str, str | None] | None = None,
 ) -> list[LateIndexTask]:
-    """Return one task per table or leaf that lacks late indexes; empty where every published one is valid."""
+    """Return one task per table or leaf that lacks late indexes; empty where every published one is valid.
+
+    ``homes`` is what ``ddl.extension_homes`` says of the tables' indexes, where it was asked.
+    """
     catalog = _catalog(connection, schema)
+    if homes is None:
+        homes = ddl.extension_homes(connection, map(ddl.table_file, wanted))
     found = []
     for table in wanted:
-        lacking = [(n, index) for n, index in _late(connection, table) if not catalog.indexes.get(index.name)]
+        lacking = [(n, index) for n, index in _late(homes, table) if not catalog.indexes.get(index.name)]
         if not lacking:
             continue
         for name in _leaves(catalog, table):
@@ -78,14 +88,15 @@ def attach(
         DatabaseError: a reader held a leaf's index for longer than ``timeout_s``; the next run goes on.
     """
     deadline = time.monotonic() + timeout_s
+    homes = ddl.extension_homes(connection, map(ddl.table_file, wanted))
     for table in wanted:
         if not tables.spec(table).partitioned:
             continue
-        for number, index in _late(connection, table):
+        for number, index in _late(homes, table):
             catalog = _catalog(connection, schema)
             if catalog.indexes.get(index.name):
                 continue
-            home = ddl.extension_schema(connection, index.requires) if index.requires else None
+            home = homes[index.requires] if index.requires else None
             connection.execute(db.query("see_schema_always"), (f"{home}, pg_catalog" if home else "pg_catalog",))
             for statement in _attachments(catalog, schema, table, number, index):
                 db.patiently(connection, statement, deadline, longest_wait_s=lock_timeout_s)
@@ -105,14 +116,10 @@ def _attachments(catalog: _Catalog, schema: str, table: str, number: int, index:
         )
 
 
-def _late(connection: db.Connection, table: str) -> list[tuple[int, ddl.Index]]:
+def _late(homes: Mapping[str, str | None], table: str) -> list[tuple[int, ddl.Index]]:
     """Return the late indexes of a table that this server can have, with their numbers."""
     found = [(number, index) for number, index in enumerate(ddl.indexes(ddl.table_file(table))) if index.is_late]
-    return [
-        (number, index)
-        for number, index in found
-        if not index.requires or ddl.extension_schema(connection, index.requires) is not None
-    ]
+    return [(number, index) for number, index in found if not index.requires or homes[index.requires] is not None]
 
 
 def _catalog(connection: db.Connection, schema: str) -> _Catalog:

@@ -21,10 +21,20 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
+def ask(connection: db.Connection, build: int) -> db.Cursor:
+    """Ask for the receipts of a build; ``answered`` reads them, maybe behind a pipeline."""
+    return connection.execute(db.query("receipts"), {"build": build})
+
+
 def read(connection: db.Connection, build: int) -> dict[tuple[str, str], Receipt]:
     """Return the receipts of a build by (table, leaf); maybe none."""
+    return answered(ask(connection, build))
+
+
+def answered(asked: db.Cursor) -> dict[tuple[str, str], Receipt]:
+    """Return the receipts that were asked for; see ``read``."""
     found = {}
-    for table, leaf, digest, version, rows, size in connection.execute(db.query("receipts"), {"build": build}):
+    for table, leaf, digest, version, rows, size in asked:
         found[table, leaf] = Receipt(table=table, leaf=leaf, digest=digest, version=version, rows=rows, bytes=size)
     return found
 
