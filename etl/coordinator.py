@@ -57,7 +57,7 @@ _log = logging.getLogger(__name__)
 # What a worker needs before it holds any data: the interpreter, polars, pyarrow, psycopg.
 WORKER_BASE_BYTES = 110 * MIB
 MIN_BATCH_BYTES = 2 * MIB
-# From this round trip on a server is far away, and workers wait for it as long as they work: a leaf waits eight times. A
+# From this round trip on a server is far away, and workers wait for it as long as they work: a leaf waits nine times. A
 # busy machine of its own answers sooner.
 FAR_S = 0.01
 # From this share of the memory limit on, a run slows down.
