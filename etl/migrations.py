@@ -81,6 +81,7 @@ def migrate(connection: db.Connection) -> list[Migration]:
 
     Raises:
         DatabaseError: the server refused one; neither its changes nor its record stay, those before it do.
+        psycopg.Error: the server went away; run again, it goes on where it was.
         SchemaError: see ``pending``.
     """
     return _apply_all(connection, pending(connection))
@@ -93,6 +94,8 @@ def _apply_all(connection: db.Connection, todo: list[Migration]) -> list[Migrati
         try:
             _apply(connection, migration)
         except psycopg.Error as error:
+            if db.is_transient(error):  # the server went away: it may have come to its end or not
+                raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise DatabaseError(
                 f"migration {migration.version:04d} {migration.name} was refused, and nothing of it stays: {reason}",
