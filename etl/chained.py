@@ -41,8 +41,6 @@ def copy_each(
         MismatchError: the server counted other rows than were sent.
         psycopg.Error: the server refused.
     """
-    from etl import encoding  # after psycopg, which is all that others need
-
     if not wanted:
         return []
     copies = [bulkload.statement(rows.relation, rows.columns, freeze=rows.freeze) for rows in wanted]
@@ -50,21 +48,26 @@ def copy_each(
     connection.wait(generators.send(connection.pgconn))
     for _ in before:
         _expect(connection, pq.ExecStatus.COMMAND_OK)
-    totals = []
-    for rows in wanted:
-        _expect(connection, pq.ExecStatus.COPY_IN)
-        clock.lap("server_wait")
-        writer = encoding.encoder(rows.batch.schema, rows.columns)
-        parts = [writer.write_header(), writer.write_batch(rows.batch), writer.finish()]
-        clock.lap("encode")
-        _send(connection, parts)
-        clock.lap("send")
-        done = _expect(connection, pq.ExecStatus.COMMAND_OK)
-        bulkload.prove(connection, rows.relation, rows.batch.num_rows, done.command_tuples or 0)
-        totals.append((rows.batch.num_rows, sum(map(len, parts))))
-    connection.wait(generators.fetch(connection.pgconn))  # the end of the answers
+    totals = [_copy(connection, rows, clock) for rows in wanted]
+    _expect(connection, None)
     clock.lap("server_wait")
     return totals
+
+
+def _copy(connection: db.Connection, rows: Rows, clock: Clock) -> tuple[int, int]:
+    """Go through one COPY, from the word that it may begin to its count; return (rows, bytes sent)."""
+    from etl import encoding  # after psycopg, which is all that others need
+
+    _expect(connection, pq.ExecStatus.COPY_IN)
+    clock.lap("server_wait")
+    writer = encoding.encoder(rows.batch.schema, rows.columns)
+    parts = [writer.write_header(), writer.write_batch(rows.batch), writer.finish()]
+    clock.lap("encode")
+    _send(connection, parts)
+    clock.lap("send")
+    done = _expect(connection, pq.ExecStatus.COMMAND_OK)
+    bulkload.prove(connection, rows.relation, rows.batch.num_rows, (done and done.command_tuples) or 0)
+    return rows.batch.num_rows, sum(map(len, parts))
 
 
 def _send(connection: db.Connection, parts: Sequence[bytes]) -> None:
@@ -77,11 +80,12 @@ def _send(connection: db.Connection, parts: Sequence[bytes]) -> None:
     connection.wait(generators.send(connection.pgconn))
 
 
-def _expect(connection: db.Connection, status: pq.ExecStatus) -> "pq.abc.PGresult":
-    """Return the next answer, which is to be of this status."""
+def _expect(connection: db.Connection, status: pq.ExecStatus | None) -> "pq.abc.PGresult | None":
+    """Return the next answer, which is to be of this status; None: there is to be no more."""
     result: pq.abc.PGresult | None = connection.wait(generators.fetch(connection.pgconn))
     if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
         raise errors.error_from_result(result, encoding=connection.info.encoding)
-    if result is None or result.status != status:
-        raise psycopg.InternalError(f"the server answered {result and result.status} to COPY, and not {status}")
+    found = result and result.status
+    if found != status:
+        raise psycopg.InternalError(f"the server answered {found} to COPY, and not {status}")
     return result

@@ -328,7 +328,7 @@ def _live(run: _Run, row: tuple[Any, ...] | None) -> LoadResult | None:
 def _plan(run: _Run) -> None:
     """Find the build to go on with, or begin one; from here on, older workers of it are gone."""
     run.build, run.leaves = 0, []
-    paths = [*map(ddl.table_file, run.wanted), *(path for _, path in ddl.views())]
+    paths = [*map(ddl.table_file, tables.TABLES), *(path for _, path in ddl.views())]  # a build has all tables
     run.extensions = ddl.extension_homes(run.connection, paths)
     values = {"schema": run.options.schema}
     with run.connection.pipeline():
@@ -380,6 +380,8 @@ def _take_over(connection: db.Connection, build: int) -> int:
     """Raise the build's epoch, end the workers of older coordinators, and wait until they are gone."""
     with db.at_once(connection):
         raised = connection.execute(db.query("raise_epoch"), {"build": build})
+        connection.execute("commit")  # who comes from here on is to see it
+        connection.execute("begin")
         _ask_to_end_workers(connection, build)
     row = raised.fetchone()
     return int(row[0]) if row else 0

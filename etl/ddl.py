@@ -174,7 +174,7 @@ def create_build(
     """Make a build's schema with the tables named, parents with their branches and indexes, and no rows.
 
     ``branches`` are the archetypes (key: id) that have several leaves. The parents lack the indexes that wait for
-    the publication (``Index.waits``). See ``create_indexes`` for ``homes``.
+    the publication (``Index.waits``). ``homes`` is what ``extension_homes`` says of all of ``names``, where it was asked.
     """
     holes = {"schema": db.identifier(schema)}
     partitioned = [name for name in names if name in tables.LEAF_TABLES and tables.spec(name).partitioned]

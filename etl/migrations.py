@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from etl import db, resources
 from etl.errors import DatabaseError, SchemaError, UsageError
@@ -25,6 +26,7 @@ _HEADER = """\
 
 """
 
+_REPEATED = "ETL01"
 _VERSIONS = "select version from etl.migration order by version"
 
 
@@ -89,6 +91,8 @@ def migrate(connection: db.Connection) -> list[Migration]:
 
 def _apply_all(connection: db.Connection, todo: list[Migration]) -> list[Migration]:
     if todo:
+        if connection.info.transaction_status != TransactionStatus.IDLE:
+            raise psycopg.ProgrammingError("inside another transaction, which it would commit")
         connection.execute(db.query("create_ledger"))
     for migration in todo:
         try:
@@ -105,14 +109,16 @@ def _apply_all(connection: db.Connection, todo: list[Migration]) -> list[Migrati
 
 
 def _apply(connection: db.Connection, migration: Migration) -> None:
-    """Apply one migration, in one round to the server, unless another migrator was faster: its record is there then."""
+    """Apply one migration, in one round to the server, unless another migrator was faster."""
     version, name = sql.Literal(migration.version), sql.Literal(migration.name)
-    record = db.query("record_migration", version=version, name=name)
-    head = sql.SQL("begin;\n{};\n{};\n").format(db.query("lock_ledger"), record)
+    before = sql.SQL("begin;\n{};\n{};\n").format(
+        db.query("lock_ledger"), db.query("refuse_repetition", version=version)
+    )
+    behind = sql.SQL("\n;\n{};\ncommit").format(db.query("record_migration", version=version, name=name))
     try:
-        connection.execute(head.as_bytes(connection) + migration.text.encode() + b"\n;\ncommit")
-    except psycopg.errors.UniqueViolation as error:
-        if (error.diag.schema_name, error.diag.table_name) != ("etl", "migration"):
+        connection.execute(before.as_bytes(connection) + migration.text.encode() + behind.as_bytes(connection))
+    except psycopg.Error as error:
+        if error.sqlstate != _REPEATED:
             raise
     finally:
         if not connection.closed:

@@ -2,9 +2,10 @@
 -- {holes} are identifiers or literals composed by psycopg.sql; values are parameters.
 
 -- name: create_ledger
--- The schema and the table of migrations; may be run twice.
+-- The schema and the table of migrations; may be run twice, also by two at once. The lock is db.LOCK_SPACE + 3.
 do $$
 begin
+    perform pg_advisory_xact_lock(6648943, 0);
     create schema if not exists etl;
     create table if not exists etl.migration (
         version integer primary key,
@@ -17,6 +18,16 @@ $$;
 -- name: lock_ledger
 -- Two migrators wait for each other.
 lock table etl.migration in exclusive mode;
+
+-- name: refuse_repetition
+-- Before a migration, under the lock: another migrator may have been faster. The SQLSTATE is ours.
+do $$
+begin
+    if exists (select from etl.migration where version = {version}) then
+        raise sqlstate 'ETL01' using message = 'this migration is applied already';
+    end if;
+end
+$$;
 
 -- name: record_migration
 -- In the transaction of the migration itself.

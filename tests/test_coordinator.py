@@ -272,6 +272,14 @@ def test_a_part_of_the_tables_never_takes_the_others_from_readers(store: str, ds
         coordinator.load(options(store, dsn, tables=("powers",), fresh=True))
 
 
+def test_one_table_alone_begins_a_build(store: str, dsn: str) -> None:
+    """Also one whose indexes need no extension, where others' do."""
+    result = coordinator.load(options(store, dsn, tables=("power_effects",)))
+
+    assert result.rows["power_effects"] > 0
+    assert set(result.rows) == {"power_effects"}
+
+
 def test_an_unknown_table_is_refused_with_those_that_exist(store: str, dsn: str) -> None:
     """Before anything is begun."""
     with pytest.raises(UsageError, match="power_set_categories"):

@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -40,6 +42,34 @@ def test_a_new_database_gets_everything_once(empty_dsn: str) -> None:
         assert first == migrations.available()
         assert second == []
         assert migrations.applied(connection) == [migration.version for migration in migrations.available()]
+
+
+def test_several_migrators_at_once_apply_each_migration_once(empty_dsn: str) -> None:
+    """They wait for each other; who comes later finds it done."""
+
+    def migrate(_: int) -> None:
+        with db.connect(empty_dsn) as connection:
+            start.wait()
+            migrations.ensure(connection)
+
+    start = threading.Barrier(4)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate, range(4)))
+
+    with db.connect(empty_dsn) as connection:
+        assert migrations.applied(connection) == [migration.version for migration in migrations.available()]
+        assert migrations.pending(connection) == []
+
+
+def test_a_transaction_of_the_caller_is_not_committed(empty_dsn: str) -> None:
+    """Nothing is applied inside of it."""
+    with psycopg.connect(empty_dsn, autocommit=True) as connection:
+        connection.execute("begin")
+        with pytest.raises(psycopg.ProgrammingError, match="inside another transaction"):
+            migrations.migrate(connection)
+        connection.rollback()
+
+        assert migrations.applied(connection) == []
 
 
 def test_versions_are_numbered_without_gaps() -> None:
