@@ -3,8 +3,6 @@
 import os
 import re
 
-from etl import server
-
 _LIBPQ_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVICE", "PGUSER")
 
 
@@ -21,4 +19,6 @@ def resolve(dsn: str | None) -> str:
         return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", text)
     if any(os.environ.get(name) for name in _LIBPQ_VARIABLES):
         return ""
+    from etl import server  # the start of a command to a server that is named does without
+
     return server.start()
