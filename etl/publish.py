@@ -152,8 +152,10 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) 
         asked = _ask_shapes(connection, [schema])
         readers = connection.execute(db.query("transactions_reading"), {"schema": live_schema})
     shapes = _shapes(asked)
-    for (name,) in unread:
-        connection.execute(db.query("drop_function", function=_function_by_name(name)))
+    if names := [name for (name,) in unread]:
+        with connection.pipeline():
+            for name in names:
+                connection.execute(db.query("drop_function", function=_function_by_name(name)))
     steps = {}
     for name in sorted(_relations(shapes, schema), key=_is_partitioned, reverse=True):
         columns = shapes[schema, name]

@@ -68,8 +68,7 @@ def split(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                     "source": source.name,
                     "what": what,
                     "megabytes_per_s": rates[name],
-                    "limit": limits.get(name),
-                    "kept": name in limits and rates[name] >= limits[name],
+                    **({"limit": limits[name], "kept": rates[name] >= limits[name]} if name in limits else {}),
                     "seconds": [turn[name] for turn in turns],
                 }
             )
