@@ -40,7 +40,7 @@ def build(
     """
     with _without_collector():
         parser = importlib.import_module(f"etl.transforms.{format}")
-        parsed = cast(Parsed, parser.parse(batch, full="power_effects" in columns))
+        parsed = cast(Parsed, parser.parse(batch, columns.keys()))
     keys = _keys(parsed, context)
     builders: dict[str, Callable[[], pl.DataFrame]] = {
         "powers": lambda: _powers(parsed, keys, context),
@@ -78,13 +78,16 @@ def _keys(parsed: Parsed, context: model.LeafContext) -> pl.DataFrame:
 
 
 def _powers(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContext) -> pl.DataFrame:
-    powers = parsed.powers
-    facts = derive.facts(powers, parsed.effects, parsed.first_effect_rules)
+    powers, lists = parsed.powers, parsed.lists
+    counts = _series("group_count", lists.group_counts, pl.Int32)
+    facts = derive.facts(lists.frame, len(counts), parsed.first_effect_rules).hstack([counts])
+    facts = facts[_series("list", lists.numbers, pl.UInt32)]
+    said = [powers.get_column("target_type"), powers.get_column("activation_kind"), facts.get_column("rank")]
     derived = {
         "id": keys.get_column("power_id"),
         **{name: keys.get_column(name) for name in ("powerset_id", "archetype_id")},
-        **{name: facts.get_column(name) for name in facts.columns},
-        "group_count": _series("group_count", parsed.group_counts, pl.Int32),
+        **{name: facts.get_column(name) for name in ("damage_scale", "effect_groups", "group_count")},
+        "power_type": pl.DataFrame(said).select(derive.power_type()).to_series(),
         "source_hash": column(parsed.batch, "digest"),
     }
     if "display_order" not in powers.columns:

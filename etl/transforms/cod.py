@@ -9,6 +9,7 @@ without attributes). ``damage_type`` is the X of the first attribute if that is 
 
 import functools
 import re
+from collections.abc import Collection
 from itertools import chain, repeat
 from typing import Any
 
@@ -17,8 +18,8 @@ import polars as pl
 import pyarrow as pa
 
 from etl.transforms import derive, dictionary, display, expressions, naming, nested
-from etl.transforms.nested import Int4, Text
-from etl.transforms.parsed import Parsed
+from etl.transforms.nested import Int4, Text, Values
+from etl.transforms.parsed import TABLES, Lists, Parsed
 
 _NULL = msgspec.Raw(b"null")
 
@@ -59,7 +60,6 @@ class Group(msgspec.Struct, gc=False):
 
 _GROUPS = nested.Field(list[Group])
 _TEXTS = nested.Field(list[str])
-_TUPLE = nested.Field(tuple[str, ...])
 _FIELDS = {
     "effects": _GROUPS,
     "activation_effects": _GROUPS,
@@ -67,8 +67,8 @@ _FIELDS = {
     "allowed_boostset_cats": _TEXTS,
     "modes_required": _TEXTS,
     "modes_disallowed": _TEXTS,
-    "archetypes": _TUPLE,
-    "attack_types": _TUPLE,
+    "archetypes": _TEXTS,
+    "attack_types": _TEXTS,
 }
 
 _NO_BOOST = (
@@ -140,33 +140,39 @@ _TRAVEL = frozenset(["FlyingSpeed", "RunningSpeed", "JumpingSpeed", "JumpHeight"
 _DAMAGE_TYPES = {"Absolute": "Damage", "Resistance": "Resistance", "Strength": "DamageBuff"}
 
 
-def parse(batch: pa.RecordBatch, *, full: bool = True) -> Parsed:
-    """Turn City of Data records into canonical frames; for ``full`` see ``Parsed``."""
+def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
+    """Turn City of Data records into canonical frames, as far as the ``wanted`` tables need them."""
     batch, values, rejects = nested.decode(batch, _FIELDS)
-    groups, places, group_counts = _walk(values["effects"], values["activation_effects"])
     return Parsed(
         batch=batch,
         rejects=rejects,
-        powers=_powers(batch, values),
-        effects=_effects(groups, places, full=full),
-        group_counts=group_counts,
-        references=_references(batch),
-        boosts=_pairs(values["boosts_allowed"]),
-        categories=_pairs(values["allowed_boostset_cats"]),
+        powers=_powers(batch, values) if "powers" in wanted else pl.DataFrame(),
+        lists=_lists(values["effects"], values["activation_effects"], wanted),
+        references=_references(batch) if "power_prerequisites" in wanted else [],
+        boosts=values["boosts_allowed"].entries() if "power_enhancement_compatibility" in wanted else ([], []),
+        categories=values["allowed_boostset_cats"].entries() if "power_set_categories" in wanted else ([], []),
     )
 
 
+def _lists(effects: Values, activation: Values, wanted: Collection[str]) -> Lists:
+    if "powers" not in wanted and "power_effects" not in wanted:
+        return Lists()
+    pairs, numbers = dictionary.encode(zip(effects.numbers, activation.numbers, strict=True))
+    groups, places, counts = _walk([(effects.distinct[one], activation.distinct[other]) for one, other in pairs])
+    return Lists(frame=_effects(groups, places, full="power_effects" in wanted), numbers=numbers, group_counts=counts)
+
+
 _Place = tuple[int, int, int | None, int, str, str | None]
-"""Where a group stands: row, group_seq, parent_group_seq, depth, phase, effective is_pvp."""
+"""Where a group stands: list, group_seq, parent_group_seq, depth, phase, effective is_pvp."""
 
 
-def _walk(effects: list[list[Group]], activation: list[list[Group]]) -> tuple[list[Group], list[_Place], list[int]]:
-    """Return all groups in order, the place of each, and the number of groups of each power."""
+def _walk(lists: list[tuple[list[Group], list[Group]]]) -> tuple[list[Group], list[_Place], list[int]]:
+    """Return all groups in order, the place of each, and the number of groups of each list of effects."""
     found: _Found = ([], [])
     counts = []
-    for row, (first, second) in enumerate(zip(effects, activation, strict=True)):
-        seq = _visit(found, first, row, 0, None, 0, "effect", "EITHER")
-        counts.append(_visit(found, second, row, seq, None, 0, "activation", "EITHER") if second else seq)
+    for number, (first, second) in enumerate(lists):
+        seq = _visit(found, first, number, 0, None, 0, "effect", "EITHER")
+        counts.append(_visit(found, second, number, seq, None, 0, "activation", "EITHER") if second else seq)
     return *found, counts
 
 
@@ -174,7 +180,7 @@ _Found = tuple[list[Group], list[_Place]]
 
 
 def _visit(
-    found: _Found, siblings: list[Group], row: int, seq: int, parent: int | None, depth: int, phase: str, pvp: Text
+    found: _Found, siblings: list[Group], number: int, seq: int, parent: int | None, depth: int, phase: str, pvp: Text
 ) -> int:
     """Append the groups and what they enclose to ``found``; return the next group_seq.
 
@@ -186,27 +192,27 @@ def _visit(
         if own == "EITHER" or own is None:
             own = pvp
         groups.append(group)
-        places.append((row, seq, parent, depth, phase, own))
+        places.append((number, seq, parent, depth, phase, own))
         seq += 1
         if group.child_effects:
-            seq = _visit(found, group.child_effects, row, seq, seq - 1, depth + 1, phase, own)
+            seq = _visit(found, group.child_effects, number, seq, seq - 1, depth + 1, phase, own)
     return seq
 
 
 def _effects(groups: list[Group], places: list[_Place], *, full: bool) -> pl.DataFrame:
-    """One row per template, in order; without ``full`` only the columns that derivations need."""
+    """One row per template of each list, in order; without ``full`` only the columns that derivations need."""
     templates = list(chain.from_iterable([group.templates for group in groups]))
     of_group = list(chain.from_iterable(map(repeat, range(len(groups)), [len(group.templates) for group in groups])))
     frame = _group_frame(groups, places, full=full)[pl.Series(of_group, dtype=pl.UInt32)]
     frame = frame.hstack(_template_columns(templates, full=full))
-    return frame.with_columns(seq=pl.int_range(pl.len(), dtype=pl.Int32).over("row"), **_judgements())
+    return frame.with_columns(seq=pl.int_range(pl.len(), dtype=pl.Int32).over("list"), **_judgements())
 
 
 def _group_frame(groups: list[Group], places: list[_Place], *, full: bool) -> pl.DataFrame:
-    rows, seqs, parents, depths, phases, pvps = zip(*places, strict=True) if places else ((),) * 6
+    lists, seqs, parents, depths, phases, pvps = zip(*places, strict=True) if places else ((),) * 6
     tags, chances, ppms, requires, _, _, _ = nested.fields_of(Group, groups)
     needed = [
-        pl.Series("row", rows, dtype=pl.UInt32),
+        pl.Series("list", lists, dtype=pl.UInt32),
         pl.Series("pvp", [_PVP.get(pvp or "EITHER", pvp) for pvp in pvps], dtype=pl.String),
         pl.Series("chance", chances, dtype=pl.Float64),
     ]
@@ -335,14 +341,14 @@ def _judgements() -> dict[str, pl.Expr]:
     }
 
 
-def _powers(batch: pa.RecordBatch, values: dict[str, list[Any]]) -> pl.DataFrame:
+def _powers(batch: pa.RecordBatch, values: dict[str, Values]) -> pl.DataFrame:
     """One row per record: the columns of table powers that the source says."""
     raw: pl.DataFrame = pl.from_arrow(batch)  # type: ignore[assignment]  # a record batch gives a frame
     short_name = pl.when(pl.col("short_name") != _name()).then("short_name")  # nearly always the same
     return raw.select(
         **_columns(),
-        archetypes=dictionary.text_lists(values["archetypes"]),
-        attack_types=dictionary.text_lists(values["attack_types"]),
+        archetypes=values["archetypes"].column(pl.List(pl.String)),
+        attack_types=values["attack_types"].column(pl.List(pl.String)),
         display_info=display.info(raw.with_columns(short_name=short_name), _INFO, _INFO_JSON),
     )
 
@@ -395,8 +401,3 @@ def _columns() -> dict[str, pl.Expr | str]:
 def _references(batch: pa.RecordBatch) -> list[tuple[int, expressions.Reference, int | None]]:
     texts = nested.column(batch, "requires").to_list()
     return [(row, found, None) for row, text in enumerate(texts) if text for found in expressions.references(text)]
-
-
-def _pairs(lists: list[list[str]]) -> tuple[list[int], list[str]]:
-    """Return the row and the name of every entry of the lists."""
-    return [row for row, names in enumerate(lists) for _ in names], list(chain.from_iterable(lists))

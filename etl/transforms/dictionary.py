@@ -1,5 +1,6 @@
 """Columns of few distinct values that cost much to convert: each value once, and a code per row."""
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from itertools import count
 from typing import Any, TypeVar
@@ -10,10 +11,13 @@ K = TypeVar("K", bound=Hashable)
 
 
 def encode(values: Iterable[K]) -> tuple[list[K], list[int]]:
-    """Return the distinct values in order of appearance, and for every value its number among them."""
-    values = list(values)
-    distinct = list(dict.fromkeys(values))
-    return distinct, list(map(dict(zip(distinct, count())).__getitem__, values))
+    """Return the distinct values in order of appearance, and for every value its number among them.
+
+    In one pass, by a table that numbers what it is asked for first: half the time of two.
+    """
+    known: defaultdict[K, int] = defaultdict(count().__next__)
+    numbers = list(map(known.__getitem__, values))
+    return list(known), numbers
 
 
 def text_lists(values: Iterable[tuple[str, ...]]) -> pl.Series:
