@@ -142,15 +142,16 @@ _DAMAGE_TYPES = {"Absolute": "Damage", "Resistance": "Resistance", "Strength": "
 
 def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
     """Turn City of Data records into canonical frames, as far as the ``wanted`` tables need them."""
-    batch, values, rejects = nested.decode(batch, _FIELDS)
+    batch, records, values, rejects = nested.decode(batch, _FIELDS)
     return Parsed(
         batch=batch,
+        records=records,
         rejects=rejects,
-        powers=_powers(batch, values) if "powers" in wanted else pl.DataFrame(),
+        powers=_powers(records, values) if "powers" in wanted else pl.DataFrame(),
         lists=_lists(values["effects"], values["activation_effects"], wanted),
-        references=_references(batch) if "power_prerequisites" in wanted else [],
-        boosts=values["boosts_allowed"].entries() if "power_enhancement_compatibility" in wanted else ([], []),
-        categories=values["allowed_boostset_cats"].entries() if "power_set_categories" in wanted else ([], []),
+        references=_references(records) if "power_prerequisites" in wanted else [],
+        boosts=values["boosts_allowed"],
+        categories=values["allowed_boostset_cats"],
     )
 
 
@@ -236,7 +237,6 @@ def _template_columns(templates: list[Template], *, full: bool) -> list[pl.Serie
     of = dict(zip(Template.__struct_fields__, nested.fields_of(Template, templates), strict=True))
     durations, of_duration = dictionary.encode(of["duration"])
     attribs, of_attribs = dictionary.encode(of["attribs"])
-    facts = pl.DataFrame([_facts(names) for names in attribs], schema=_FACTS, orient="row")
     needed = [
         _text("aspect", of["aspect"]),
         _text("target", [_TARGETS.get(target or "", target) for target in of["target"]]),
@@ -244,7 +244,7 @@ def _template_columns(templates: list[Template], *, full: bool) -> list[pl.Serie
         pl.Series("magnitude", of["magnitude"], dtype=pl.Float64),
         pl.Series("period_s", of["application_period"], dtype=pl.Float64),
         dictionary.column(map(_seconds, durations), of_duration, pl.Float64).alias("duration_s"),
-        *facts[pl.Series(of_attribs, dtype=pl.UInt32)].get_columns(),
+        *_attribute_columns(attribs)[pl.Series(of_attribs, dtype=pl.UInt32)].get_columns(),
     ]
     if not full:
         return needed
@@ -293,6 +293,14 @@ _FACTS: dict[str, Any] = {
 }
 
 
+def _attribute_columns(attribs: list[tuple[str, ...]]) -> pl.DataFrame:
+    columns = zip(*map(_facts, attribs), strict=True) if attribs else ((),) * len(_FACTS)
+    return pl.DataFrame(
+        [pl.Series(name, column, kind) for (name, kind), column in zip(_FACTS.items(), columns, strict=True)]
+    )
+
+
+@functools.lru_cache(maxsize=4096)
 def _facts(attribs: tuple[str, ...]) -> tuple[Any, ...]:
     """Return what ``_FACTS`` names: what follows from the attributes of a template alone."""
     damage = [name for name in attribs if name.endswith("_Dmg") and name != "Heal_Dmg"]
@@ -341,9 +349,8 @@ def _judgements() -> dict[str, pl.Expr]:
     }
 
 
-def _powers(batch: pa.RecordBatch, values: dict[str, Values]) -> pl.DataFrame:
+def _powers(raw: pl.DataFrame, values: dict[str, Values]) -> pl.DataFrame:
     """One row per record: the columns of table powers that the source says."""
-    raw: pl.DataFrame = pl.from_arrow(batch)  # type: ignore[assignment]  # a record batch gives a frame
     short_name = pl.when(pl.col("short_name") != _name()).then("short_name")  # nearly always the same
     return raw.select(
         **_columns(),
@@ -398,6 +405,6 @@ def _columns() -> dict[str, pl.Expr | str]:
     }
 
 
-def _references(batch: pa.RecordBatch) -> list[tuple[int, expressions.Reference, int | None]]:
-    texts = nested.column(batch, "requires").to_list()
+def _references(raw: pl.DataFrame) -> list[tuple[int, expressions.Reference, int | None]]:
+    texts = raw.get_column("requires").to_list()
     return [(row, found, None) for row, text in enumerate(texts) if text for found in expressions.references(text)]

@@ -28,4 +28,4 @@ def text_lists(values: Iterable[tuple[str, ...]]) -> pl.Series:
 
 def column(distinct: Iterable[Any], numbers: list[int], dtype: Any) -> pl.Series:
     """Return the column that has ``distinct[number]`` for every number."""
-    return pl.Series(list(distinct), dtype=dtype).gather(pl.Series(numbers, dtype=pl.UInt32))
+    return pl.Series(list(distinct), dtype=dtype)[pl.Series(numbers, dtype=pl.UInt32)]  # no query, as gather is

@@ -78,15 +78,16 @@ _RANKS = {
 
 def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
     """Turn flat records into canonical frames, as far as the ``wanted`` tables need them."""
-    batch, values, rejects = nested.decode(batch, _FIELDS)
+    batch, records, values, rejects = nested.decode(batch, _FIELDS)
     return Parsed(
         batch=batch,
+        records=records,
         rejects=rejects,
-        powers=_powers(batch, values["Requirements"]) if "powers" in wanted else pl.DataFrame(),
+        powers=_powers(records, values["Requirements"]) if "powers" in wanted else pl.DataFrame(),
         lists=_lists(values["Effects"], wanted),
         references=_references(values["Requirements"]) if "power_prerequisites" in wanted else [],
-        boosts=values["EnhancementTypes"].entries() if "power_enhancement_compatibility" in wanted else ([], []),
-        categories=([], []),
+        boosts=values["EnhancementTypes"],
+        categories=Values([], []),
         first_effect_rules=True,
     )
 
@@ -194,9 +195,8 @@ def _mentions(required: Requirements) -> Sequence[Reference]:
     ]
 
 
-def _powers(batch: pa.RecordBatch, requirements: Values) -> pl.DataFrame:
+def _powers(raw: pl.DataFrame, requirements: Values) -> pl.DataFrame:
     """One row per record: the columns of table powers that the source says."""
-    raw: pl.DataFrame = pl.from_arrow(batch)  # type: ignore[assignment]  # a record batch gives a frame
     return raw.select(
         **_columns(),
         modes_required=requirements.map(lambda required: _json(required.ModesRequired)).column(pl.String),

@@ -82,16 +82,16 @@ _INFO = {
 
 def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
     """Turn MidsReborn powers into canonical frames, as far as the ``wanted`` tables need them."""
-    batch, values, rejects = nested.decode(batch, _FIELDS)
-    categories = values["SetTypes"].map(lambda numbers: list(map(str, numbers)))
+    batch, records, values, rejects = nested.decode(batch, _FIELDS)
     return Parsed(
         batch=batch,
+        records=records,
         rejects=rejects,
-        powers=_powers(batch, values["Requires"]) if "powers" in wanted else pl.DataFrame(),
+        powers=_powers(records, values["Requires"]) if "powers" in wanted else pl.DataFrame(),
         lists=_lists(values["Effects"], wanted),
         references=_references(values["Requires"]) if "power_prerequisites" in wanted else [],
-        boosts=values["BoostsAllowed"].entries() if "power_enhancement_compatibility" in wanted else ([], []),
-        categories=categories.entries() if "power_set_categories" in wanted else ([], []),
+        boosts=values["BoostsAllowed"],
+        categories=values["SetTypes"].map(lambda numbers: list(map(str, numbers))),
     )
 
 
@@ -240,9 +240,8 @@ def _reference(name: str, group_no: int, alternative: bool, negated: bool) -> Re
     return Reference(uid=uid, kind=kind, group_no=group_no, alternative=alternative, negated=negated)
 
 
-def _powers(batch: pa.RecordBatch, requires: Values) -> pl.DataFrame:
+def _powers(raw: pl.DataFrame, requires: Values) -> pl.DataFrame:
     """One row per record: the columns of table powers that the source says."""
-    raw: pl.DataFrame = pl.from_arrow(batch)  # type: ignore[assignment]  # a record batch gives a frame
     name = naming.filled("PowerName", naming.own("FullName"))
     return raw.select(
         name=name,

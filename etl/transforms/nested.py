@@ -60,17 +60,18 @@ class Values(msgspec.Struct, frozen=True):
 
 def decode(
     batch: pa.RecordBatch, fields: Mapping[str, Field]
-) -> tuple[pa.RecordBatch, dict[str, Values], list[model.Reject]]:
+) -> tuple[pa.RecordBatch, pl.DataFrame, dict[str, Values], list[model.Reject]]:
     """Decode the JSON columns named in ``fields``.
 
-    Returns the batch without the records that do not fit, the values per column (a null cell becomes an empty list or
-    object), and a reject for each record left out.
+    Returns the batch without the records that do not fit, as Arrow and as polars has it, the values per column (a null
+    cell becomes an empty list or object), and a reject for each record left out.
     """
+    records: pl.DataFrame = pl.from_arrow(batch)  # type: ignore[assignment]  # a record batch gives a frame
     values: dict[str, Values] = {}
     faults: dict[int, tuple[str, str]] = {}
     for name, field in fields.items():
         # pyarrow's own list takes 5 times as long
-        texts, places = dictionary.encode(column(batch, name).cast(pl.Binary).to_list())
+        texts, places = dictionary.encode(records.get_column(name).cast(pl.Binary).to_list())
         decoded, reasons = _decode_texts(texts, field)
         values[name] = Values(decoded, places)
         if reasons:
@@ -78,11 +79,11 @@ def decode(
                 if place in reasons:
                     faults.setdefault(row, (name, reasons[place]))
     if not faults:
-        return batch, values, []
+        return batch, records, values, []
     rejects = [_reject(batch, row, *faults[row]) for row in sorted(faults)]
     good = [row for row in range(batch.num_rows) if row not in faults]
-    batch, values, _ = decode(batch.take(pa.array(good, pa.int64())), fields)
-    return batch, values, rejects
+    *rest, _ = decode(batch.take(pa.array(good, pa.int64())), fields)
+    return *rest, rejects
 
 
 def fields_of(kind: type[msgspec.Struct], values: Sequence[msgspec.Struct]) -> Iterator[list[Any]]:
@@ -95,15 +96,6 @@ def fields_of(kind: type[msgspec.Struct], values: Sequence[msgspec.Struct]) -> I
     names = kind.__struct_fields__
     flat = list(chain.from_iterable(map(msgspec.structs.astuple, values)))
     return (flat[place :: len(names)] for place in range(len(names)))
-
-
-def column(batch: pa.RecordBatch, name: str) -> pl.Series:
-    """Return a column of a batch as polars has it.
-
-    As one of a batch: for a lone array polars imports a slow module of pyarrow's, and needs nothing of it.
-    """
-    frame: pl.DataFrame = pl.from_arrow(batch.select([name]))  # type: ignore[assignment]  # a record batch gives a frame
-    return frame.get_column(name)
 
 
 def _decode_texts(texts: list[bytes | None], field: Field) -> tuple[list[Any], dict[int, str]]:

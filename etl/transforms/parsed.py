@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from etl import model
 from etl.transforms.expressions import Reference
+from etl.transforms.nested import Values
 
 TABLES = (
     "powers",
@@ -43,26 +44,24 @@ class Lists(msgspec.Struct, frozen=True, kw_only=True):
         return pl.Series(rows, dtype=pl.UInt32), pl.Series(list(chain.from_iterable(own)), dtype=pl.UInt32)
 
 
-Entries = tuple[list[int], list[str]]
-"""Rows, and a name for each."""
-
-
 class Parsed(msgspec.Struct, frozen=True, kw_only=True):
     """The records of one batch in canonical form; ``row`` everywhere is the row number in ``batch``.
 
-    ``batch`` lacks the rejected rows. ``powers`` has a row per record and the columns of table powers that the source
-    says (jsonb as text), in the order of ``batch``. ``references`` are (row, reference, required level) in order;
-    ``boosts`` and ``categories`` are entries, repeats included. Each is empty where no table that was asked for is made
-    of it. ``first_effect_rules`` says that the first effect with a class decides the power type, not the first class.
+    ``batch`` lacks the rejected rows; ``records`` is the same. ``powers`` has a row per record and the columns of table
+    powers that the source says (jsonb as text), in the order of ``batch``. ``references`` are (row, reference, required
+    level) in order. These and ``lists`` are empty where no table that was asked for is made of them. ``boosts`` and
+    ``categories`` are lists of names, repeats included. ``first_effect_rules`` says that the first effect with a class
+    decides the power type, not the first class.
     """
 
     batch: pa.RecordBatch
+    records: pl.DataFrame
     rejects: list[model.Reject]
     powers: pl.DataFrame
     lists: Lists
     references: list[tuple[int, Reference, int | None]]
-    boosts: Entries
-    categories: Entries
+    boosts: Values
+    categories: Values
     first_effect_rules: bool = False
 
     @property

@@ -33,10 +33,10 @@ def decoded(texts: list[str | None]) -> tuple[list[list[str]], list[tuple[int, s
         "names": pa.array(texts, pa.string()),
     }
     batch = pa.RecordBatch.from_pydict(columns)
-    batch, values, rejects = nested.decode(batch, {"names": nested.Field(list[str])})
+    batch, records, values, rejects = nested.decode(batch, {"names": nested.Field(list[str])})
     found = [values["names"].distinct[number] for number in values["names"].numbers]
 
-    assert batch.num_rows == len(found) == len(texts) - len(rejects)
+    assert batch.num_rows == records.height == len(found) == len(texts) - len(rejects)
     rows = [(row, entry) for row, names in enumerate(found) for entry in names]
     assert list(zip(*values["names"].entries(), strict=True)) == rows
     assert values["names"].column(pl.List(pl.String)).to_list() == found
