@@ -9,6 +9,7 @@ without attributes). ``damage_type`` is the X of the first attribute if that is 
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Collection
 from itertools import chain, repeat
 from typing import Any
@@ -202,11 +203,13 @@ def _visit(
 
 def _effects(groups: list[Group], places: list[_Place], *, full: bool) -> pl.DataFrame:
     """One row per template of each list, in order; without ``full`` only the columns that derivations need."""
-    templates = list(chain.from_iterable([group.templates for group in groups]))
-    of_group = list(chain.from_iterable(map(repeat, range(len(groups)), [len(group.templates) for group in groups])))
+    several = [group.templates for group in groups]
+    templates = list(chain.from_iterable(several))
+    of_group = list(chain.from_iterable(map(repeat, range(len(groups)), map(len, several))))
     frame = _group_frame(groups, places, full=full)[pl.Series(of_group, dtype=pl.UInt32)]
-    frame = frame.hstack(_template_columns(templates, full=full))
-    return frame.with_columns(seq=pl.int_range(pl.len(), dtype=pl.Int32).over("list"), **_judgements())
+    counts = Counter(frame.get_column("list").to_list()).values()  # the list of each is in order
+    seq = pl.Series("seq", list(chain.from_iterable(map(range, counts))), dtype=pl.Int32)
+    return frame.hstack([seq, *_template_columns(templates, full=full)]).with_columns(**_judgements())
 
 
 def _group_frame(groups: list[Group], places: list[_Place], *, full: bool) -> pl.DataFrame:
@@ -228,7 +231,7 @@ def _group_frame(groups: list[Group], places: list[_Place], *, full: bool) -> pl
             pl.Series("phase", phases, dtype=pl.String),
             pl.Series("ppm", ppms, dtype=pl.Float64),
             pl.Series("requires_expr", [expression or "" for expression in requires], dtype=pl.String),
-            dictionary.text_lists(tags).alias("tags"),
+            dictionary.list_column(*dictionary.encode(tags)).alias("tags"),
         ]
     )
 
@@ -244,7 +247,7 @@ def _template_columns(templates: list[Template], *, full: bool) -> list[pl.Serie
         pl.Series("magnitude", of["magnitude"], dtype=pl.Float64),
         pl.Series("period_s", of["application_period"], dtype=pl.Float64),
         dictionary.column(map(_seconds, durations), of_duration, pl.Float64).alias("duration_s"),
-        *_attribute_columns(attribs)[pl.Series(of_attribs, dtype=pl.UInt32)].get_columns(),
+        *_attribute_columns(attribs, full=full)[pl.Series(of_attribs, dtype=pl.UInt32)].get_columns(),
     ]
     if not full:
         return needed
@@ -258,7 +261,7 @@ def _template_columns(templates: list[Template], *, full: bool) -> list[pl.Serie
         _text("stack", of["stack"]),
         pl.Series("stack_limit", of["stack_limit"], dtype=pl.Int32),
         _text("stack_key", of["stack_key"]),
-        dictionary.text_lists(of["flags"]).alias("flags"),
+        dictionary.list_column(*dictionary.encode(of["flags"])).alias("flags"),
         pl.Series("params", _params(of["params"]), dtype=pl.String),
         dictionary.column([d == "UntilKilled" for d in durations], of_duration, pl.Boolean).alias("until_killed"),
     ]
@@ -282,7 +285,6 @@ def _seconds(duration: Text) -> float | None:
 
 
 _FACTS: dict[str, Any] = {
-    "attribs": pl.List(pl.String),
     "first": pl.String,
     "damage_type": pl.String,
     "has_damage": pl.Boolean,
@@ -293,11 +295,10 @@ _FACTS: dict[str, Any] = {
 }
 
 
-def _attribute_columns(attribs: list[tuple[str, ...]]) -> pl.DataFrame:
-    columns = zip(*map(_facts, attribs), strict=True) if attribs else ((),) * len(_FACTS)
-    return pl.DataFrame(
-        [pl.Series(name, column, kind) for (name, kind), column in zip(_FACTS.items(), columns, strict=True)]
-    )
+def _attribute_columns(attribs: list[tuple[str, ...]], *, full: bool) -> pl.DataFrame:
+    facts = zip(*map(_facts, attribs), strict=True) if attribs else ((),) * len(_FACTS)
+    columns = [pl.Series(name, values, kind) for (name, kind), values in zip(_FACTS.items(), facts, strict=True)]
+    return pl.DataFrame([*columns, dictionary.text_lists(attribs).alias("attribs")] if full else columns)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -306,7 +307,6 @@ def _facts(attribs: tuple[str, ...]) -> tuple[Any, ...]:
     damage = [name for name in attribs if name.endswith("_Dmg") and name != "Heal_Dmg"]
     first = attribs[0] if attribs else "None"
     return (
-        attribs,
         first,
         first.removesuffix("_Dmg") if first in damage else None,
         bool(damage),
@@ -354,8 +354,8 @@ def _powers(raw: pl.DataFrame, values: dict[str, Values]) -> pl.DataFrame:
     short_name = pl.when(pl.col("short_name") != _name()).then("short_name")  # nearly always the same
     return raw.select(
         **_columns(),
-        archetypes=values["archetypes"].column(pl.List(pl.String)),
-        attack_types=values["attack_types"].column(pl.List(pl.String)),
+        archetypes=values["archetypes"].list_column(),
+        attack_types=values["attack_types"].list_column(),
         display_info=display.info(raw.with_columns(short_name=short_name), _INFO, _INFO_JSON),
     )
 

@@ -132,7 +132,7 @@ def _effects(lists: list[list[Effect]], *, full: bool) -> pl.DataFrame:
     columns += [
         pl.Series("damage_type", damages, dtype=pl.String),
         pl.Series("table_name", table_names, dtype=pl.String),
-        dictionary.text_lists(attribs).alias("attribs"),
+        dictionary.list_column(*dictionary.encode(attribs)).alias("attribs"),
     ]
     return pl.DataFrame(columns).with_columns(group_seq="seq", **_judgements(), **_absent())
 

@@ -279,7 +279,7 @@ def _powers(raw: pl.DataFrame, requires: Values) -> pl.DataFrame:
         activate_requires_expr=pl.lit(""),
         target_requires_expr=pl.lit(""),
         attack_types=_masks(raw["AttackTypes"], as_json=False),
-        archetypes=requires.map(lambda required: required.ClassName).column(pl.List(pl.String)),
+        archetypes=requires.map(lambda required: required.ClassName).list_column(),
         short_help="DescShort",
     )
 
@@ -290,4 +290,4 @@ def _masks(masks: pl.Series, as_json: bool) -> pl.Series:
     lists = [mids_enums.bits(mask or 0) for mask in distinct]
     if as_json:
         return dictionary.column([msgspec.json.encode(one).decode() for one in lists], numbers, pl.String)
-    return dictionary.column(lists, numbers, pl.List(pl.String))
+    return dictionary.list_column(lists, numbers)

@@ -52,6 +52,10 @@ class Values(msgspec.Struct, frozen=True):
         """Return the values as a column."""
         return dictionary.column(self.distinct, self.numbers, dtype)
 
+    def list_column(self) -> pl.Series:
+        """Return the values, which are lists of text, as a column."""
+        return dictionary.list_column(self.distinct, self.numbers)
+
     def entries(self) -> tuple[list[int], list[Any]]:
         """Return the row and the entry for every entry of the values, which are lists, in order."""
         rows = [row for row, number in enumerate(self.numbers) for _ in self.distinct[number]]
