@@ -3,7 +3,9 @@
 import contextlib
 import gc
 import importlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, cast
 
 import polars as pl
@@ -11,7 +13,6 @@ import pyarrow as pa
 
 from etl import model
 from etl.transforms import boosts, derive
-from etl.transforms.nested import column
 from etl.transforms.parsed import Parsed
 
 POSITION_BITS = 20
@@ -30,6 +31,10 @@ _TYPES = {
 }
 
 
+_Columns = dict[str, pl.Series]
+"""Columns of a table by name; there may be more than the table has."""
+
+
 def build(
     format: str, batch: pa.RecordBatch, context: model.LeafContext, columns: Mapping[str, Mapping[str, str]]
 ) -> tuple[dict[str, pa.RecordBatch], list[model.Reject]]:
@@ -40,16 +45,16 @@ def build(
     """
     with _without_collector():
         parser = importlib.import_module(f"etl.transforms.{format}")
-        parsed = cast(Parsed, parser.parse(batch, full="power_effects" in columns))
-    keys = _keys(parsed, context)
-    builders: dict[str, Callable[[], pl.DataFrame]] = {
-        "powers": lambda: _powers(parsed, keys, context),
-        "power_effects": lambda: _power_effects(parsed, keys),
-        "power_prerequisites": lambda: _prerequisites(parsed, keys, context),
-        "power_enhancement_compatibility": lambda: _compatibility(parsed, keys),
-        "power_set_categories": lambda: _set_categories(parsed, keys),
-    }
-    return {name: _record_batch(builders[name](), kinds) for name, kinds in columns.items()}, parsed.rejects
+        parsed = cast(Parsed, parser.parse(batch, columns.keys()))
+        keys = _keys(parsed, context)
+        builders: dict[str, Callable[[], _Columns]] = {
+            "powers": lambda: _powers(parsed, keys, context),
+            "power_effects": lambda: _power_effects(parsed, keys),
+            "power_prerequisites": lambda: _prerequisites(parsed, keys, context),
+            "power_enhancement_compatibility": lambda: _compatibility(parsed, keys),
+            "power_set_categories": lambda: _set_categories(parsed, keys),
+        }
+        return {name: _record_batch(builders[name](), kinds) for name, kinds in columns.items()}, parsed.rejects
 
 
 @contextlib.contextmanager
@@ -66,99 +71,106 @@ def _without_collector() -> Iterator[None]:
 
 def _keys(parsed: Parsed, context: model.LeafContext) -> pl.DataFrame:
     """One row per record: power_id, powerset_id, archetype_id."""
-    names: pl.DataFrame = pl.from_arrow(parsed.batch.select(["uid", "powerset", "archetype"]))  # type: ignore[assignment]
+    names = parsed.records
     ids = (
         ("power_id", context.power_ids, "uid", pl.Int64),
         ("powerset_id", context.powerset_ids, "powerset", pl.Int32),
         ("archetype_id", context.archetype_ids, "archetype", pl.Int32),
     )
     return pl.DataFrame(
-        [_series(name, map(known.__getitem__, names[uid].to_list()), kind) for name, known, uid, kind in ids]
+        [_series(name, map(known.__getitem__, names.get_column(uid).to_list()), kind) for name, known, uid, kind in ids]
     )
 
 
-def _powers(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContext) -> pl.DataFrame:
-    powers = parsed.powers
-    facts = derive.facts(powers, parsed.effects, parsed.first_effect_rules)
+def _powers(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContext) -> _Columns:
+    powers, lists = parsed.powers, parsed.lists
+    counts = _series("group_count", lists.group_counts, pl.Int32)
+    facts = derive.facts(lists.frame, len(counts), parsed.first_effect_rules).hstack([counts])
+    facts = facts[_series("list", lists.numbers, pl.UInt32)]
+    said = [powers.get_column("target_type"), powers.get_column("activation_kind"), facts.get_column("rank")]
     derived = {
         "id": keys.get_column("power_id"),
         **{name: keys.get_column(name) for name in ("powerset_id", "archetype_id")},
-        **{name: facts.get_column(name) for name in facts.columns},
-        "group_count": _series("group_count", parsed.group_counts, pl.Int32),
-        "source_hash": column(parsed.batch, "digest"),
+        **{name: facts.get_column(name) for name in ("damage_scale", "effect_groups", "group_count")},
+        "power_type": pl.DataFrame(said).select(derive.power_type()).to_series(),
+        "source_hash": parsed.records.get_column("digest"),
     }
     if "display_order" not in powers.columns:
-        uids = parsed.batch.column("uid").to_pylist()
+        uids = parsed.records.get_column("uid").to_list()
         derived["display_order"] = _series("display_order", (context.power_order.get(uid, 0) for uid in uids), pl.Int32)
     if "ai_report" not in powers.columns:
         derived["ai_report"] = pl.Series("ai_report", [None], dtype=pl.String).new_from_index(0, powers.height)
     if "damage_scale" in powers.columns:
         own = powers.get_column("damage_scale")
-        derived["damage_scale"] = own.zip_with(own.is_not_null(), derived["damage_scale"])
-    left = [one for one in powers.get_columns() if one.name not in derived]
-    return pl.DataFrame([*left, *(one.alias(name) for name, one in derived.items())])
+        if own.null_count() < len(own):
+            derived["damage_scale"] = own.zip_with(own.is_not_null(), derived["damage_scale"])
+    return {**{name: powers.get_column(name) for name in powers.columns}, **derived}
 
 
-def _power_effects(parsed: Parsed, keys: pl.DataFrame) -> pl.DataFrame:
+def _power_effects(parsed: Parsed, keys: pl.DataFrame) -> _Columns:
     effects = parsed.effects
     own = keys[effects.get_column("row")]
     ids = own.get_column("power_id") * (1 << POSITION_BITS) + effects.get_column("seq")
-    return effects.hstack([*own.get_columns(), ids.alias("id")])
+    return {**{one.name: one for one in (*effects.get_columns(), *own.get_columns())}, "id": ids}
 
 
-def _prerequisites(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContext) -> pl.DataFrame:
+def _prerequisites(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContext) -> _Columns:
     found = [reference for _, reference, _ in parsed.references]
     wanted = sorted({reference.uid for reference in found if reference.kind == "power"})
     ids = context.resolve(wanted) if wanted else {}
     levels = [level for _, _, level in parsed.references]
-    frame = pl.DataFrame([_series("row", (row for row, _, _ in parsed.references), pl.UInt32)])
-    return _children(keys, frame.lazy()).hstack(
-        [
-            _series("required_power_id", (ids.get(one.uid) for one in found), pl.Int64),
-            _series("required_level", levels, pl.Int32),
-            _series("prerequisite_type", ("one_of" if one.alternative else "all_of" for one in found), pl.String),
-            _series("group_no", (one.group_no for one in found), pl.Int32),
-            _series("required_uid", (one.uid for one in found), pl.String),
-            _series("required_kind", (one.kind for one in found), pl.String),
-            _series("negated", (one.negated for one in found), pl.Boolean),
-            _series("min_count", (one.min_count for one in found), pl.Int32),
-        ]
-    )
+    return {
+        **_children(keys, [row for row, _, _ in parsed.references]),
+        "required_power_id": _series("required_power_id", (ids.get(one.uid) for one in found), pl.Int64),
+        "required_level": _series("required_level", levels, pl.Int32),
+        "prerequisite_type": _series("type", ("one_of" if one.alternative else "all_of" for one in found), pl.String),
+        "group_no": _series("group_no", (one.group_no for one in found), pl.Int32),
+        "required_uid": _series("required_uid", (one.uid for one in found), pl.String),
+        "required_kind": _series("required_kind", (one.kind for one in found), pl.String),
+        "negated": _series("negated", (one.negated for one in found), pl.Boolean),
+        "min_count": _series("min_count", (one.min_count for one in found), pl.Int32),
+    }
 
 
-def _compatibility(parsed: Parsed, keys: pl.DataFrame) -> pl.DataFrame:
+def _compatibility(parsed: Parsed, keys: pl.DataFrame) -> _Columns:
     """One row per power and enhancement type: of a repeat the first stays."""
-    rows, names = parsed.boosts
-    frame = pl.DataFrame([_series("row", rows, pl.UInt32), _series("source_name", names, pl.String)])
-    kinds = {name: boosts.enhancement_type(name) for name in set(names)}
-    kind = pl.col("source_name").replace_strict(kinds, return_dtype=pl.String)
-    lazy = frame.lazy().with_columns(enhancement_type=kind, allowed=pl.lit(True))
-    return _children(keys, lazy.unique(["row", "enhancement_type"], keep="first", maintain_order=True))
+    rows, found = parsed.boosts.map(_kinds).entries()
+    return {
+        **_children(keys, rows),
+        "enhancement_type": _series("enhancement_type", (kind for kind, _ in found), pl.String),
+        "source_name": _series("source_name", (name for _, name in found), pl.String),
+        "allowed": pl.Series("allowed", [True]).new_from_index(0, len(rows)),
+    }
 
 
-def _set_categories(parsed: Parsed, keys: pl.DataFrame) -> pl.DataFrame:
+def _kinds(names: list[str]) -> list[tuple[str, str]]:
+    """Return the types of enhancement that are meant, each with the name that means it first."""
+    found: dict[str, str] = {}
+    for name in names:
+        found.setdefault(boosts.enhancement_type(name), name)
+    return list(found.items())
+
+
+def _set_categories(parsed: Parsed, keys: pl.DataFrame) -> _Columns:
     """One row per power and set category: of a repeat the first stays."""
-    rows, names = parsed.categories
-    frame = pl.DataFrame([_series("row", rows, pl.UInt32), _series("set_category", names, pl.String)])
-    return _children(keys, frame.lazy().unique(maintain_order=True))
+    rows, names = parsed.categories.map(lambda names: list(dict.fromkeys(names))).entries()
+    return {**_children(keys, rows), "set_category": _series("set_category", names, pl.String)}
 
 
-def _children(keys: pl.DataFrame, frame: pl.LazyFrame) -> pl.DataFrame:
-    """Add power_id and the child's id to a frame with ``row`` (ascending)."""
-    row = pl.col("row")
-    position = pl.int_range(pl.len()) - row.search_sorted(row, side="left").cast(pl.Int64)
-    frame = frame.with_columns(position.alias("id"), power_id=pl.lit(keys.get_column("power_id")).gather(row))
-    frame = frame.with_columns(id=pl.col("power_id") * (1 << POSITION_BITS) + pl.col("id"))
-    return frame.collect(engine="in-memory")
+def _children(keys: pl.DataFrame, rows: list[int]) -> _Columns:
+    """Return power_id and the child's id for children of the powers in these rows, ascending."""
+    powers = keys.get_column("power_id")[_series("row", rows, pl.UInt32)]
+    positions = _series("position", chain.from_iterable(map(range, Counter(rows).values())), pl.Int64)
+    return {"power_id": powers, "id": powers * (1 << POSITION_BITS) + positions}
 
 
 def _series(name: str, values: Iterable[Any], dtype: Any) -> pl.Series:
     return pl.Series(name, list(values), dtype=dtype)
 
 
-def _record_batch(frame: pl.DataFrame, kinds: Mapping[str, str]) -> pa.RecordBatch:
+def _record_batch(columns: _Columns, kinds: Mapping[str, str]) -> pa.RecordBatch:
     """Return the columns of the table, in its order and with its types, as polars has them: texts and lists are large."""
-    series = [frame.get_column(column).cast(_TYPES[kind]) for column, kind in kinds.items()]  # no query to be planned
+    series = {name: columns[name].cast(_TYPES[kind]) for name, kind in kinds.items()}  # no query to be planned
     arrow = pl.DataFrame(series).to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
     batches = arrow.to_batches()
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=arrow.schema)

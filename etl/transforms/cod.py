@@ -9,6 +9,8 @@ without attributes). ``damage_type`` is the X of the first attribute if that is 
 
 import functools
 import re
+from collections import Counter
+from collections.abc import Collection
 from itertools import chain, repeat
 from typing import Any
 
@@ -17,8 +19,8 @@ import polars as pl
 import pyarrow as pa
 
 from etl.transforms import derive, dictionary, display, expressions, naming, nested
-from etl.transforms.nested import Int4, Text
-from etl.transforms.parsed import Parsed
+from etl.transforms.nested import Int4, Text, Values
+from etl.transforms.parsed import TABLES, Lists, Parsed
 
 _NULL = msgspec.Raw(b"null")
 
@@ -59,7 +61,6 @@ class Group(msgspec.Struct, gc=False):
 
 _GROUPS = nested.Field(list[Group])
 _TEXTS = nested.Field(list[str])
-_TUPLE = nested.Field(tuple[str, ...])
 _FIELDS = {
     "effects": _GROUPS,
     "activation_effects": _GROUPS,
@@ -67,8 +68,8 @@ _FIELDS = {
     "allowed_boostset_cats": _TEXTS,
     "modes_required": _TEXTS,
     "modes_disallowed": _TEXTS,
-    "archetypes": _TUPLE,
-    "attack_types": _TUPLE,
+    "archetypes": _TEXTS,
+    "attack_types": _TEXTS,
 }
 
 _NO_BOOST = (
@@ -140,33 +141,40 @@ _TRAVEL = frozenset(["FlyingSpeed", "RunningSpeed", "JumpingSpeed", "JumpHeight"
 _DAMAGE_TYPES = {"Absolute": "Damage", "Resistance": "Resistance", "Strength": "DamageBuff"}
 
 
-def parse(batch: pa.RecordBatch, *, full: bool = True) -> Parsed:
-    """Turn City of Data records into canonical frames; for ``full`` see ``Parsed``."""
-    batch, values, rejects = nested.decode(batch, _FIELDS)
-    groups, places, group_counts = _walk(values["effects"], values["activation_effects"])
+def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
+    """Turn City of Data records into canonical frames, as far as the ``wanted`` tables need them."""
+    batch, records, values, rejects = nested.decode(batch, _FIELDS)
     return Parsed(
         batch=batch,
+        records=records,
         rejects=rejects,
-        powers=_powers(batch, values),
-        effects=_effects(groups, places, full=full),
-        group_counts=group_counts,
-        references=_references(batch),
-        boosts=_pairs(values["boosts_allowed"]),
-        categories=_pairs(values["allowed_boostset_cats"]),
+        powers=_powers(records, values) if "powers" in wanted else pl.DataFrame(),
+        lists=_lists(values["effects"], values["activation_effects"], wanted),
+        references=_references(records) if "power_prerequisites" in wanted else [],
+        boosts=values["boosts_allowed"],
+        categories=values["allowed_boostset_cats"],
     )
 
 
+def _lists(effects: Values, activation: Values, wanted: Collection[str]) -> Lists:
+    if "powers" not in wanted and "power_effects" not in wanted:
+        return Lists()
+    pairs, numbers = dictionary.encode(zip(effects.numbers, activation.numbers, strict=True))
+    groups, places, counts = _walk([(effects.distinct[one], activation.distinct[other]) for one, other in pairs])
+    return Lists(frame=_effects(groups, places, full="power_effects" in wanted), numbers=numbers, group_counts=counts)
+
+
 _Place = tuple[int, int, int | None, int, str, str | None]
-"""Where a group stands: row, group_seq, parent_group_seq, depth, phase, effective is_pvp."""
+"""Where a group stands: list, group_seq, parent_group_seq, depth, phase, effective is_pvp."""
 
 
-def _walk(effects: list[list[Group]], activation: list[list[Group]]) -> tuple[list[Group], list[_Place], list[int]]:
-    """Return all groups in order, the place of each, and the number of groups of each power."""
+def _walk(lists: list[tuple[list[Group], list[Group]]]) -> tuple[list[Group], list[_Place], list[int]]:
+    """Return all groups in order, the place of each, and the number of groups of each list of effects."""
     found: _Found = ([], [])
     counts = []
-    for row, (first, second) in enumerate(zip(effects, activation, strict=True)):
-        seq = _visit(found, first, row, 0, None, 0, "effect", "EITHER")
-        counts.append(_visit(found, second, row, seq, None, 0, "activation", "EITHER") if second else seq)
+    for number, (first, second) in enumerate(lists):
+        seq = _visit(found, first, number, 0, None, 0, "effect", "EITHER")
+        counts.append(_visit(found, second, number, seq, None, 0, "activation", "EITHER") if second else seq)
     return *found, counts
 
 
@@ -174,7 +182,7 @@ _Found = tuple[list[Group], list[_Place]]
 
 
 def _visit(
-    found: _Found, siblings: list[Group], row: int, seq: int, parent: int | None, depth: int, phase: str, pvp: Text
+    found: _Found, siblings: list[Group], number: int, seq: int, parent: int | None, depth: int, phase: str, pvp: Text
 ) -> int:
     """Append the groups and what they enclose to ``found``; return the next group_seq.
 
@@ -186,27 +194,29 @@ def _visit(
         if own == "EITHER" or own is None:
             own = pvp
         groups.append(group)
-        places.append((row, seq, parent, depth, phase, own))
+        places.append((number, seq, parent, depth, phase, own))
         seq += 1
         if group.child_effects:
-            seq = _visit(found, group.child_effects, row, seq, seq - 1, depth + 1, phase, own)
+            seq = _visit(found, group.child_effects, number, seq, seq - 1, depth + 1, phase, own)
     return seq
 
 
 def _effects(groups: list[Group], places: list[_Place], *, full: bool) -> pl.DataFrame:
-    """One row per template, in order; without ``full`` only the columns that derivations need."""
-    templates = list(chain.from_iterable([group.templates for group in groups]))
-    of_group = list(chain.from_iterable(map(repeat, range(len(groups)), [len(group.templates) for group in groups])))
+    """One row per template of each list, in order; without ``full`` only the columns that derivations need."""
+    several = [group.templates for group in groups]
+    templates = list(chain.from_iterable(several))
+    of_group = list(chain.from_iterable(map(repeat, range(len(groups)), map(len, several))))
     frame = _group_frame(groups, places, full=full)[pl.Series(of_group, dtype=pl.UInt32)]
-    frame = frame.hstack(_template_columns(templates, full=full))
-    return frame.with_columns(seq=pl.int_range(pl.len(), dtype=pl.Int32).over("row"), **_judgements())
+    counts = Counter(frame.get_column("list").to_list()).values()  # the list of each is in order
+    seq = pl.Series("seq", list(chain.from_iterable(map(range, counts))), dtype=pl.Int32)
+    return frame.hstack([seq, *_template_columns(templates, full=full)]).with_columns(**_judgements())
 
 
 def _group_frame(groups: list[Group], places: list[_Place], *, full: bool) -> pl.DataFrame:
-    rows, seqs, parents, depths, phases, pvps = zip(*places, strict=True) if places else ((),) * 6
+    lists, seqs, parents, depths, phases, pvps = zip(*places, strict=True) if places else ((),) * 6
     tags, chances, ppms, requires, _, _, _ = nested.fields_of(Group, groups)
     needed = [
-        pl.Series("row", rows, dtype=pl.UInt32),
+        pl.Series("list", lists, dtype=pl.UInt32),
         pl.Series("pvp", [_PVP.get(pvp or "EITHER", pvp) for pvp in pvps], dtype=pl.String),
         pl.Series("chance", chances, dtype=pl.Float64),
     ]
@@ -221,7 +231,7 @@ def _group_frame(groups: list[Group], places: list[_Place], *, full: bool) -> pl
             pl.Series("phase", phases, dtype=pl.String),
             pl.Series("ppm", ppms, dtype=pl.Float64),
             pl.Series("requires_expr", [expression or "" for expression in requires], dtype=pl.String),
-            dictionary.text_lists(tags).alias("tags"),
+            dictionary.list_column(*dictionary.encode(tags)).alias("tags"),
         ]
     )
 
@@ -230,7 +240,6 @@ def _template_columns(templates: list[Template], *, full: bool) -> list[pl.Serie
     of = dict(zip(Template.__struct_fields__, nested.fields_of(Template, templates), strict=True))
     durations, of_duration = dictionary.encode(of["duration"])
     attribs, of_attribs = dictionary.encode(of["attribs"])
-    facts = pl.DataFrame([_facts(names) for names in attribs], schema=_FACTS, orient="row")
     needed = [
         _text("aspect", of["aspect"]),
         _text("target", [_TARGETS.get(target or "", target) for target in of["target"]]),
@@ -238,7 +247,7 @@ def _template_columns(templates: list[Template], *, full: bool) -> list[pl.Serie
         pl.Series("magnitude", of["magnitude"], dtype=pl.Float64),
         pl.Series("period_s", of["application_period"], dtype=pl.Float64),
         dictionary.column(map(_seconds, durations), of_duration, pl.Float64).alias("duration_s"),
-        *facts[pl.Series(of_attribs, dtype=pl.UInt32)].get_columns(),
+        *_attribute_columns(attribs, full=full)[pl.Series(of_attribs, dtype=pl.UInt32)].get_columns(),
     ]
     if not full:
         return needed
@@ -252,7 +261,7 @@ def _template_columns(templates: list[Template], *, full: bool) -> list[pl.Serie
         _text("stack", of["stack"]),
         pl.Series("stack_limit", of["stack_limit"], dtype=pl.Int32),
         _text("stack_key", of["stack_key"]),
-        dictionary.text_lists(of["flags"]).alias("flags"),
+        dictionary.list_column(*dictionary.encode(of["flags"])).alias("flags"),
         pl.Series("params", _params(of["params"]), dtype=pl.String),
         dictionary.column([d == "UntilKilled" for d in durations], of_duration, pl.Boolean).alias("until_killed"),
     ]
@@ -276,7 +285,6 @@ def _seconds(duration: Text) -> float | None:
 
 
 _FACTS: dict[str, Any] = {
-    "attribs": pl.List(pl.String),
     "first": pl.String,
     "damage_type": pl.String,
     "has_damage": pl.Boolean,
@@ -287,12 +295,18 @@ _FACTS: dict[str, Any] = {
 }
 
 
+def _attribute_columns(attribs: list[tuple[str, ...]], *, full: bool) -> pl.DataFrame:
+    facts = zip(*map(_facts, attribs), strict=True) if attribs else ((),) * len(_FACTS)
+    columns = [pl.Series(name, values, kind) for (name, kind), values in zip(_FACTS.items(), facts, strict=True)]
+    return pl.DataFrame([*columns, dictionary.text_lists(attribs).alias("attribs")] if full else columns)
+
+
+@functools.lru_cache(maxsize=4096)
 def _facts(attribs: tuple[str, ...]) -> tuple[Any, ...]:
     """Return what ``_FACTS`` names: what follows from the attributes of a template alone."""
     damage = [name for name in attribs if name.endswith("_Dmg") and name != "Heal_Dmg"]
     first = attribs[0] if attribs else "None"
     return (
-        attribs,
         first,
         first.removesuffix("_Dmg") if first in damage else None,
         bool(damage),
@@ -335,14 +349,13 @@ def _judgements() -> dict[str, pl.Expr]:
     }
 
 
-def _powers(batch: pa.RecordBatch, values: dict[str, list[Any]]) -> pl.DataFrame:
+def _powers(raw: pl.DataFrame, values: dict[str, Values]) -> pl.DataFrame:
     """One row per record: the columns of table powers that the source says."""
-    raw: pl.DataFrame = pl.from_arrow(batch)  # type: ignore[assignment]  # a record batch gives a frame
     short_name = pl.when(pl.col("short_name") != _name()).then("short_name")  # nearly always the same
     return raw.select(
         **_columns(),
-        archetypes=dictionary.text_lists(values["archetypes"]),
-        attack_types=dictionary.text_lists(values["attack_types"]),
+        archetypes=values["archetypes"].list_column(),
+        attack_types=values["attack_types"].list_column(),
         display_info=display.info(raw.with_columns(short_name=short_name), _INFO, _INFO_JSON),
     )
 
@@ -392,11 +405,6 @@ def _columns() -> dict[str, pl.Expr | str]:
     }
 
 
-def _references(batch: pa.RecordBatch) -> list[tuple[int, expressions.Reference, int | None]]:
-    texts = nested.column(batch, "requires").to_list()
+def _references(raw: pl.DataFrame) -> list[tuple[int, expressions.Reference, int | None]]:
+    texts = raw.get_column("requires").to_list()
     return [(row, found, None) for row, text in enumerate(texts) if text for found in expressions.references(text)]
-
-
-def _pairs(lists: list[list[str]]) -> tuple[list[int], list[str]]:
-    """Return the row and the name of every entry of the lists."""
-    return [row for row, names in enumerate(lists) for _ in names], list(chain.from_iterable(lists))

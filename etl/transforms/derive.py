@@ -1,7 +1,7 @@
 """Derived columns of powers: target type, power type, damage scale and effect groups.
 
-The rules are those of the canonical mapping; each function names its own. ``facts`` works on the ``powers`` and
-``effects`` frames of ``parsed.Parsed``. A query has its price however few the rows, so there is one.
+The rules are those of the canonical mapping; each function names its own. ``facts`` works on what powers share,
+``parsed.Lists``. A query has its price however few the rows, so there is one.
 """
 
 import functools
@@ -14,7 +14,7 @@ CLASSES = ("attack", "control", "defense", "support", "travel")
 
 
 COLUMNS = (
-    "row", "seq", "effect_type", "pvp", "chance", "scale", "magnitude", "duration_s", "rank", "is_damage", "ticks",
+    "list", "seq", "effect_type", "pvp", "chance", "scale", "magnitude", "duration_s", "rank", "is_damage", "ticks",
 )  # fmt: skip
 """The columns of the effects that ``facts`` reads."""
 
@@ -75,15 +75,13 @@ def mask_target_type(mask: pl.Expr) -> pl.Expr:
     )
 
 
-def facts(powers: pl.DataFrame, effects: pl.DataFrame, first_effect_rules: bool) -> pl.DataFrame:
-    """Return power_type, damage_scale and effect_groups for every row of ``powers``, in one query."""
-    keys = powers.lazy().select("target_type", "activation_kind").with_row_index("row")
-    counted = _of_effects(effects.lazy(), first_effect_rules)
-    grouped = _effect_groups(effects)
+def facts(effects: pl.DataFrame, count: int, first_effect_rules: bool) -> pl.DataFrame:
+    """Return rank, damage_scale and effect_groups for every one of ``count`` lists of effects, in one query."""
+    every = pl.LazyFrame({"list": pl.Series(range(count), dtype=pl.UInt32)})
     return (
-        keys.join(counted, on="row", how="left", maintain_order="left")
-        .join(grouped, on="row", how="left", maintain_order="left")
-        .select(power_type(), "damage_scale", pl.col("effect_groups").fill_null("[]"))
+        every.join(_of_effects(effects.lazy(), first_effect_rules), on="list", how="left", maintain_order="left")
+        .join(_effect_groups(effects), on="list", how="left", maintain_order="left")
+        .select("rank", "damage_scale", pl.col("effect_groups").fill_null("[]"))
         .collect(engine="in-memory")  # for frames of this size the other engine takes longer
     )
 
@@ -107,9 +105,9 @@ def power_type() -> pl.Expr:
 
 
 def _of_effects(effects: pl.LazyFrame, first_effect_rules: bool) -> pl.LazyFrame:
-    """Return a line for each row with effects: the ``rank`` that decides its power type, and its damage_scale.
+    """Return a line for each list with effects: the ``rank`` that decides the power type, and the damage_scale.
 
-    The rank is the lowest among the power's effects that are not for PvP only, or the first one of all where
+    The rank is the lowest among the effects that are not for PvP only, or the first one of all where
     ``first_effect_rules``.
 
     damage_scale is the damage of one activation in units of the modifier table, null for powers without damage: the sum
@@ -122,15 +120,15 @@ def _of_effects(effects: pl.LazyFrame, first_effect_rules: bool) -> pl.LazyFrame
     decides = by_place if first_effect_rules else pl.when(pl.col("pvp") != "pvp").then(rank)
     amount = pl.col("scale") * pl.col("magnitude") * pl.col("chance").clip(0.0, 1.0) * pl.col("ticks")
     return (
-        effects.select("row", "is_damage", decides.alias("decides"), pl.when("is_damage").then(amount).alias("amount"))
-        .group_by("row")
+        effects.select("list", "is_damage", decides.alias("decides"), pl.when("is_damage").then(amount).alias("amount"))
+        .group_by("list")
         .agg(pl.col("decides").min() % len(CLASSES), pl.col("is_damage").any(), pl.col("amount").sum().round(6))
-        .select("row", rank="decides", damage_scale=pl.when("is_damage").then("amount"))
+        .select("list", rank="decides", damage_scale=pl.when("is_damage").then("amount"))
     )
 
 
 def _effect_groups(effects: pl.DataFrame) -> pl.LazyFrame:
-    """Return a line for each row with effects: the jsonb text of its effect_groups.
+    """Return a line for each list with effects: the jsonb text of its effect_groups.
 
     A list by effect type in order of first appearance: {"type", "effects": the seq of its effects, "summary":
     {"count", "avg_scale", "avg_duration", "avg_chance"}}. A duration that is not said counts as 0.
@@ -139,11 +137,11 @@ def _effect_groups(effects: pl.DataFrame) -> pl.LazyFrame:
     means = ("scale", "duration_s", "chance")
     return (
         effects.lazy()
-        .select("row", "effect_type", "seq", *(pl.col(name).fill_null(0.0) for name in means))
-        .group_by("row", "effect_type", maintain_order=True)
+        .select("list", "effect_type", "seq", *(pl.col(name).fill_null(0.0) for name in means))
+        .group_by("list", "effect_type", maintain_order=True)
         .agg("seq", pl.len().alias("count"), *(pl.col(name).mean() for name in means))
         .select(
-            "row",
+            "list",
             pl.concat_str(
                 pl.lit('{"type":'),
                 pl.col("effect_type").replace_strict(names, return_dtype=pl.String),
@@ -160,9 +158,9 @@ def _effect_groups(effects: pl.DataFrame) -> pl.LazyFrame:
                 pl.lit("}}"),
             ).alias("text"),
         )
-        .group_by("row", maintain_order=True)
+        .group_by("list", maintain_order=True)
         .agg("text")
-        .select("row", effect_groups=pl.format("[{}]", pl.col("text").list.join(",")))
+        .select("list", effect_groups=pl.format("[{}]", pl.col("text").list.join(",")))
     )
 
 

@@ -6,9 +6,8 @@ rule: the first effect of a known type decides, whether it is for PvP only or no
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
-from typing import Any
 
 import msgspec
 import polars as pl
@@ -16,8 +15,8 @@ import pyarrow as pa
 
 from etl.transforms import derive, dictionary, display, expressions, naming, nested
 from etl.transforms.expressions import Reference
-from etl.transforms.nested import Int4, Text
-from etl.transforms.parsed import Parsed
+from etl.transforms.nested import Int4, Text, Values
+from etl.transforms.parsed import TABLES, Lists, Parsed
 
 
 class Modifier(msgspec.Struct, gc=False):
@@ -77,31 +76,34 @@ _RANKS = {
 """The first importer's effect types by the class in ``derive.CLASSES`` that they make a power."""
 
 
-def parse(batch: pa.RecordBatch, *, full: bool = True) -> Parsed:
-    """Turn flat records into canonical frames; for ``full`` see ``Parsed``."""
-    batch, values, rejects = nested.decode(batch, _FIELDS)
-    requirements: list[Requirements] = values["Requirements"]
-    boosts: list[list[str]] = values["EnhancementTypes"]
+def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
+    """Turn flat records into canonical frames, as far as the ``wanted`` tables need them."""
+    batch, records, values, rejects = nested.decode(batch, _FIELDS)
     return Parsed(
         batch=batch,
+        records=records,
         rejects=rejects,
-        powers=_powers(batch, requirements),
-        effects=_effects(values["Effects"], full=full),
-        group_counts=[len(effects) for effects in values["Effects"]],
-        references=[
-            (row, reference, required.Level)
-            for row, required in enumerate(requirements)
-            if required.Expression or required.PowersRequired or required.PowersDisallowed
-            for reference in _references(required)
-        ],
-        boosts=([row for row, names in enumerate(boosts) for _ in names], list(chain.from_iterable(boosts))),
-        categories=([], []),
+        powers=_powers(records, values["Requirements"]) if "powers" in wanted else pl.DataFrame(),
+        lists=_lists(values["Effects"], wanted),
+        references=_references(values["Requirements"]) if "power_prerequisites" in wanted else [],
+        boosts=values["EnhancementTypes"],
+        categories=Values([], []),
         first_effect_rules=True,
     )
 
 
+def _lists(effects: Values, wanted: Collection[str]) -> Lists:
+    if "powers" not in wanted and "power_effects" not in wanted:
+        return Lists()
+    return Lists(
+        frame=_effects(effects.distinct, full="power_effects" in wanted),
+        numbers=effects.numbers,
+        group_counts=list(map(len, effects.distinct)),
+    )
+
+
 def _effects(lists: list[list[Effect]], *, full: bool) -> pl.DataFrame:
-    """One row per effect, in order; without ``full`` only the columns that derivations need."""
+    """One row per effect of each list, in order; without ``full`` only the columns that derivations need."""
     effects = list(chain.from_iterable(lists))
     kinds, damages, scales, durations, chances, modes, targets, modifiers = nested.fields_of(Effect, effects)
     firsts = [several[0] if several else _NO_MODIFIER for several in modifiers]
@@ -119,7 +121,7 @@ def _effects(lists: list[list[Effect]], *, full: bool) -> pl.DataFrame:
         "duration": durations,
     }
     columns = [
-        pl.Series("row", [row for row, found in enumerate(lists) for _ in found], dtype=pl.UInt32),
+        pl.Series("list", [number for number, found in enumerate(lists) for _ in found], dtype=pl.UInt32),
         pl.Series("seq", [seq for found in lists for seq in range(len(found))], dtype=pl.Int32),
         *(pl.Series(name, values, dtype=pl.String) for name, values in texts.items()),
         *(pl.Series(name, values, dtype=pl.Float64) for name, values in numbers.items()),
@@ -130,7 +132,7 @@ def _effects(lists: list[list[Effect]], *, full: bool) -> pl.DataFrame:
     columns += [
         pl.Series("damage_type", damages, dtype=pl.String),
         pl.Series("table_name", table_names, dtype=pl.String),
-        dictionary.text_lists(attribs).alias("attribs"),
+        dictionary.list_column(*dictionary.encode(attribs)).alias("attribs"),
     ]
     return pl.DataFrame(columns).with_columns(group_seq="seq", **_judgements(), **_absent())
 
@@ -174,7 +176,13 @@ def _absent() -> dict[str, pl.Expr]:
     }
 
 
-def _references(required: Requirements) -> Sequence[Reference]:
+def _references(requirements: Values) -> list[tuple[int, Reference, int | None]]:
+    levels = [required.Level for required in requirements.distinct]
+    rows, found = requirements.map(_mentions).entries()
+    return [(row, reference, levels[requirements.numbers[row]]) for row, reference in zip(rows, found, strict=True)]
+
+
+def _mentions(required: Requirements) -> Sequence[Reference]:
     """Return the references of the expression; where it has none, those of the two lists."""
     found = expressions.references(required.Expression) if required.Expression else ()
     if found or not (required.PowersRequired or required.PowersDisallowed):
@@ -187,15 +195,14 @@ def _references(required: Requirements) -> Sequence[Reference]:
     ]
 
 
-def _powers(batch: pa.RecordBatch, requirements: list[Requirements]) -> pl.DataFrame:
+def _powers(raw: pl.DataFrame, requirements: Values) -> pl.DataFrame:
     """One row per record: the columns of table powers that the source says."""
-    raw: pl.DataFrame = pl.from_arrow(batch)  # type: ignore[assignment]  # a record batch gives a frame
     return raw.select(
         **_columns(),
-        modes_required=_raws([required.ModesRequired for required in requirements]),
-        modes_disallowed=_raws([required.ModesDisallowed for required in requirements]),
+        modes_required=requirements.map(lambda required: _json(required.ModesRequired)).column(pl.String),
+        modes_disallowed=requirements.map(lambda required: _json(required.ModesDisallowed)).column(pl.String),
         display_info=_display_info(raw),
-        requires_expr=pl.Series([required.Expression or "" for required in requirements], dtype=pl.String),
+        requires_expr=requirements.map(lambda required: required.Expression or "").column(pl.String),
     )
 
 
@@ -245,11 +252,10 @@ def _columns() -> dict[str, pl.Expr | str]:
     }
 
 
-def _raws(values: list[Any]) -> pl.Series:
-    """Return a column of JSON text; null becomes the empty list."""
-    texts = b"\0".join(values).decode().split("\0") if values else []  # JSON holds no NUL that is not escaped
-    column = pl.Series(texts, dtype=pl.String)
-    return column.set(column == "null", "[]")
+def _json(value: msgspec.Raw) -> str:
+    """Return the JSON text of a list; null becomes the empty one."""
+    text = bytes(value).decode()
+    return "[]" if text == "null" else text
 
 
 def _display_info(raw: pl.DataFrame) -> pl.Series:

@@ -7,6 +7,7 @@ export.
 """
 
 import functools
+from collections.abc import Collection
 from itertools import chain
 from typing import Any
 
@@ -17,8 +18,8 @@ import pyarrow as pa
 from etl.transforms import derive, dictionary, display, expressions, mids_enums, naming, nested
 from etl.transforms.expressions import Reference
 from etl.transforms.mids_enums import named
-from etl.transforms.nested import Int4
-from etl.transforms.parsed import Parsed
+from etl.transforms.nested import Int4, Values
+from etl.transforms.parsed import TABLES, Lists, Parsed
 
 
 class Effect(msgspec.Struct, gc=False):
@@ -79,29 +80,33 @@ _INFO = {
 }
 
 
-def parse(batch: pa.RecordBatch, *, full: bool = True) -> Parsed:
-    """Turn MidsReborn powers into canonical frames; for ``full`` see ``Parsed``."""
-    batch, values, rejects = nested.decode(batch, _FIELDS)
-    requires: list[Requires] = values["Requires"]
-    boosts: list[list[str]] = values["BoostsAllowed"]
-    categories: list[list[int]] = values["SetTypes"]
+def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
+    """Turn MidsReborn powers into canonical frames, as far as the ``wanted`` tables need them."""
+    batch, records, values, rejects = nested.decode(batch, _FIELDS)
     return Parsed(
         batch=batch,
+        records=records,
         rejects=rejects,
-        powers=_powers(batch, requires),
-        effects=_effects(values["Effects"], full=full),
-        group_counts=[len(effects) for effects in values["Effects"]],
-        references=[(row, found, None) for row, required in enumerate(requires) for found in _references(required)],
-        boosts=([row for row, names in enumerate(boosts) for _ in names], list(chain.from_iterable(boosts))),
-        categories=(
-            [row for row, numbers in enumerate(categories) for _ in numbers],
-            [str(number) for number in chain.from_iterable(categories)],
-        ),
+        powers=_powers(records, values["Requires"]) if "powers" in wanted else pl.DataFrame(),
+        lists=_lists(values["Effects"], wanted),
+        references=_references(values["Requires"]) if "power_prerequisites" in wanted else [],
+        boosts=values["BoostsAllowed"],
+        categories=values["SetTypes"].map(lambda numbers: list(map(str, numbers))),
+    )
+
+
+def _lists(effects: Values, wanted: Collection[str]) -> Lists:
+    if "powers" not in wanted and "power_effects" not in wanted:
+        return Lists()
+    return Lists(
+        frame=_effects(effects.distinct, full="power_effects" in wanted),
+        numbers=effects.numbers,
+        group_counts=list(map(len, effects.distinct)),
     )
 
 
 def _effects(lists: list[list[Effect]], *, full: bool) -> pl.DataFrame:
-    """One row per effect, in order; without ``full`` only the columns that derivations need."""
+    """One row per effect of each list, in order; without ``full`` only the columns that derivations need."""
     effects = list(chain.from_iterable(lists))
     columns = [
         pl.Series(field.name, values, _DTYPES.get(field.type, pl.Int32()))
@@ -109,7 +114,7 @@ def _effects(lists: list[list[Effect]], *, full: bool) -> pl.DataFrame:
     ]
     frame = pl.DataFrame(
         [
-            pl.Series("row", [row for row, found in enumerate(lists) for _ in found], dtype=pl.UInt32),
+            pl.Series("list", [number for number, found in enumerate(lists) for _ in found], dtype=pl.UInt32),
             pl.Series("seq", [seq for found in lists for seq in range(len(found))], dtype=pl.Int32),
             *columns,
         ]
@@ -201,7 +206,11 @@ def _judgements() -> dict[str, pl.Expr]:
     }
 
 
-def _references(required: Requires) -> list[Reference]:
+def _references(requires: Values) -> list[tuple[int, Reference, int | None]]:
+    return [(row, found, None) for row, found in zip(*requires.map(_mentions).entries(), strict=True)]
+
+
+def _mentions(required: Requires) -> list[Reference]:
     """Return the references: an entry of PowerID is a group, and whatever is forbidden or a class stands in all.
 
     A name starts with "!" where the exporter lost an operator; in PowerIDNot that repeats what the list says.
@@ -231,9 +240,8 @@ def _reference(name: str, group_no: int, alternative: bool, negated: bool) -> Re
     return Reference(uid=uid, kind=kind, group_no=group_no, alternative=alternative, negated=negated)
 
 
-def _powers(batch: pa.RecordBatch, requires: list[Requires]) -> pl.DataFrame:
+def _powers(raw: pl.DataFrame, requires: Values) -> pl.DataFrame:
     """One row per record: the columns of table powers that the source says."""
-    raw: pl.DataFrame = pl.from_arrow(batch)  # type: ignore[assignment]  # a record batch gives a frame
     name = naming.filled("PowerName", naming.own("FullName"))
     return raw.select(
         name=name,
@@ -271,7 +279,7 @@ def _powers(batch: pa.RecordBatch, requires: list[Requires]) -> pl.DataFrame:
         activate_requires_expr=pl.lit(""),
         target_requires_expr=pl.lit(""),
         attack_types=_masks(raw["AttackTypes"], as_json=False),
-        archetypes=dictionary.text_lists([tuple(required.ClassName) for required in requires]),
+        archetypes=requires.map(lambda required: required.ClassName).list_column(),
         short_help="DescShort",
     )
 
@@ -282,4 +290,4 @@ def _masks(masks: pl.Series, as_json: bool) -> pl.Series:
     lists = [mids_enums.bits(mask or 0) for mask in distinct]
     if as_json:
         return dictionary.column([msgspec.json.encode(one).decode() for one in lists], numbers, pl.String)
-    return dictionary.column(lists, numbers, pl.List(pl.String))
+    return dictionary.list_column(lists, numbers)
