@@ -4,7 +4,6 @@ Records are checked in lots: what a whole lot passes at once costs next to nothi
 looked at alone. The outcome for a record never depends on the lot it was in.
 """
 
-import hashlib
 import itertools
 import operator
 import re
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
+import xxhash
 
 from etl import categories, numbers
 from etl.model import Reject
@@ -36,7 +36,8 @@ class Home(msgspec.Struct, frozen=True):
 class Rows(msgspec.Struct):
     """Records that can be loaded, as columns: whose they are, where they stood, and themselves.
 
-    ``digests`` are of the minified texts as the source wrote them, ``sizes`` the lengths of those in bytes.
+    ``digests`` are of the minified texts as the source wrote them, ``sizes`` the lengths of those in bytes. A digest tells
+    a record that changed from one that did not, and nothing else: xxh3 does that at twenty to fifty times SHA-256's speed.
     """
 
     uids: list[str] = msgspec.field(default_factory=list)
@@ -95,7 +96,7 @@ class Checker:
         """
         texts = cleaning.minify_all(lot)
         ready = lot.records if texts is lot.texts else None
-        digests = [hashlib.sha256(text).digest()[:16] for text in texts]
+        digests = list(map(xxhash.xxh3_128_digest, texts))
         numbers = list(range(len(texts)))
         suspects = cleaning.suspects(lot, texts, self._stored(ready)).union(lot.faults)
         if suspects:

@@ -8,7 +8,6 @@ batch are whose.
 import contextlib
 import itertools
 import struct
-import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
@@ -17,6 +16,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pyarrow.ipc
+import xxhash
 
 from etl import storage
 from etl.errors import StoreError
@@ -98,7 +98,8 @@ class PartWriter:
         self._batches.append(batch)
         self._homes += rows.homes
         self._sizes.extend(rows.sizes)
-        self._hashes.extend(map(_hash, map(str.encode, rows.uids)))
+        # Two names with the same hash only cost a second look.
+        self._hashes.extend(map(xxhash.xxh3_64_intdigest, map(str.encode, rows.uids)))
         self._held += batch.nbytes
         if self._held >= self._budget:
             self._flush()
@@ -214,11 +215,6 @@ def _by_powerset(batch: pa.RecordBatch) -> tuple[pa.Array, list[tuple[tuple[str,
 def batch_of(format: Format, rows: Rows, source: int) -> pa.RecordBatch:
     """Return rows as a record batch, in their order."""
     return columns.builder(format.record, format.names)(rows, source)
-
-
-def _hash(name: bytes) -> int:
-    """Return 64 bits of a name. Two names with the same ones only cost a second look; sha256 costs five times this."""
-    return zlib.crc32(name) << 32 | zlib.adler32(name)
 
 
 class Reader:
