@@ -58,7 +58,7 @@ def _pairs(shape: str, source: Path) -> list[tuple[str, Callable[[], object], Ca
     kind, effects = _effects(shape, texts)
     names = kind.__struct_fields__
     return [
-        ("cut and decode", twice, lambda: typed.cut(buffer, end, layout.separator, layout.lead, record), end),
+        ("cut and decode", twice, lambda: typed.Taker(record, layout.separator, layout.lead).cut(buffer, end), end),
         (
             "utf-8",
             lambda: [cleaning.invalid_utf8(t) for t in texts if not t.isascii()],
