@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from etl import numbers
-from etl.sources import nesting, utf8
+from etl.sources import nesting, utf8, vast
 from etl.sources.cutting import Lot
 
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
@@ -70,7 +70,7 @@ def suspects(lot: Lot, texts: list[bytes], nested: bytes | None = None) -> set[i
         found.update(number for number, text in enumerate(texts) if b"\\u" in text)
     if nested is None:
         nested = lot.whole
-    if nested is None or numbers.may_be_huge(nested):
+    if nested is None or vast.may_hold(nested):
         found.update(number for number, text in enumerate(texts) if numbers.may_be_huge(text))
     if not lot.shallow:
         found.update(number for number, t in enumerate(texts) if nesting.is_too_deep(t))

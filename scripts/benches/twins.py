@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from benches.common import etl, say
-from etl.sources import FORMATS, cleaning, exactness, shapes, typed, utf8
+from etl import numbers
+from etl.sources import FORMATS, cleaning, exactness, shapes, typed, utf8, vast
 from etl.transforms import cod, i12, nested
 
 _BYTES = 4 << 20
@@ -65,6 +66,7 @@ def _pairs(shape: str, source: Path) -> list[tuple[str, Callable[[], object], Ca
             lambda: utf8.is_valid(whole),
             end,
         ),
+        ("vast numbers", lambda: numbers.may_be_huge(whole), lambda: vast.may_hold(whole), end),
         (
             "fields of effects",
             lambda: [[getattr(effect, name) for effect in effects] for name in names],
