@@ -26,7 +26,7 @@ SPLIT_OPTIONS = common.options(
         "--format", "format_name", type=click.Choice(["auto", "cod", "i12", "mids"]), default="auto", show_default=True
     ),
     click.option("--records-path", help="Where the records are in a bigger document, like powers.item."),
-    click.option("--chunk-size", type=common.Size(), default="4MB", show_default=True, help="Read buffer."),
+    click.option("--chunk-size", type=common.Size(), default="512KB", show_default=True, help="Read buffer."),
     click.option("--game-version", help="Kept with the split and in the import log."),
     click.option("--archetypes", type=click.Path(), help="City of Data archetypes file [default: beside the source]."),
     click.option("--powersets", type=click.Path(), help="City of Data powersets file [default: beside the source]."),
