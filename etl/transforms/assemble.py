@@ -31,8 +31,8 @@ _TYPES = {
 }
 
 
-_Columns = dict[str, pl.Series]
-"""Columns of a table by name; there may be more than the table has."""
+_Columns = dict[str, pl.Series | pa.Array]
+"""Columns of a table by name; there may be more than the table has. An array is in its final form."""
 
 
 def build(
@@ -41,14 +41,14 @@ def build(
     """Return the rows of the tables in ``columns`` and the rejects; see ``etl.tables.build``.
 
     ``columns`` is name -> kind for each table, in the order of COPY; so are those of the batches: all nullable, text as
-    large utf8. A power's rows keep the order of ``batch``.
+    large utf8, or utf8 where the store's own column is passed on. A power's rows keep the order of ``batch``.
     """
     with _without_collector():
         parser = importlib.import_module(f"etl.transforms.{format}")
         parsed = cast(Parsed, parser.parse(batch, columns.keys()))
         keys = _keys(parsed, context)
         builders: dict[str, Callable[[], _Columns]] = {
-            "powers": lambda: _powers(parsed, keys, context),
+            "powers": lambda: {**_powers(parsed, keys, context), **_given(parsed)},
             "power_effects": lambda: _power_effects(parsed, keys),
             "power_prerequisites": lambda: _prerequisites(parsed, keys, context),
             "power_enhancement_compatibility": lambda: _compatibility(parsed, keys),
@@ -105,6 +105,15 @@ def _powers(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContext) -> _
         if own.null_count() < len(own):
             derived["damage_scale"] = own.zip_with(own.is_not_null(), derived["damage_scale"])
     return {**{name: powers.get_column(name) for name in powers.columns}, **derived}
+
+
+def _given(parsed: Parsed) -> dict[str, pa.Array]:
+    """Return the columns that the store has as they are, which saves two copies of the biggest ones; null as empty list."""
+    columns = {name: parsed.batch.column(own) for name, own in parsed.given.items()}
+    return {
+        name: pa.array([text or "[]" for text in column.to_pylist()], pa.string()) if column.null_count else column
+        for name, column in columns.items()
+    }
 
 
 def _power_effects(parsed: Parsed, keys: pl.DataFrame) -> _Columns:
@@ -170,7 +179,13 @@ def _series(name: str, values: Iterable[Any], dtype: Any) -> pl.Series:
 
 def _record_batch(columns: _Columns, kinds: Mapping[str, str]) -> pa.RecordBatch:
     """Return the columns of the table, in its order and with its types, as polars has them: texts and lists are large."""
-    series = {name: columns[name].cast(_TYPES[kind]) for name, kind in kinds.items()}  # no query to be planned
+    arrays = {name: column for name, column in columns.items() if isinstance(column, pa.Array)}
+    series = [columns[name].cast(_TYPES[kind]).alias(name) for name, kind in kinds.items() if name not in arrays]
     arrow = pl.DataFrame(series).to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
     batches = arrow.to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=arrow.schema)
+    batch = batches[0] if batches else pa.RecordBatch.from_pylist([], schema=arrow.schema)
+    if not arrays:
+        return batch
+    return pa.RecordBatch.from_arrays(
+        [arrays[name] if name in arrays else batch.column(name) for name in kinds], list(kinds)
+    )

@@ -139,6 +139,13 @@ _CONTROL = frozenset(["Held", "Immobilized", "Stunned", "Sleep", "Confused", "Te
 _SUPPORT = frozenset(["Heal_Dmg", "Absorb", "Regeneration", "Recovery", "Endurance"])
 _TRAVEL = frozenset(["FlyingSpeed", "RunningSpeed", "JumpingSpeed", "JumpHeight", "Fly", "Teleport"])
 _DAMAGE_TYPES = {"Absolute": "Damage", "Resistance": "Resistance", "Strength": "DamageBuff"}
+_GIVEN = {
+    "effects": "effects",
+    "activation_effects": "activation_effects",
+    "modes_required": "modes_required",
+    "modes_disallowed": "modes_disallowed",
+    "allowed_enhancements": "boosts_allowed",
+}
 
 
 def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
@@ -149,6 +156,7 @@ def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
         records=records,
         rejects=rejects,
         powers=_powers(records, values) if "powers" in wanted else pl.DataFrame(),
+        given=_GIVEN,
         lists=_lists(values["effects"], values["activation_effects"], wanted),
         references=_references(records) if "power_prerequisites" in wanted else [],
         boosts=values["boosts_allowed"],
@@ -382,13 +390,8 @@ def _columns() -> dict[str, pl.Expr | str]:
         "range_feet": pl.col("range").fill_null(0.0),
         "radius_feet": pl.col("radius").fill_null(0.0),
         "max_targets": pl.col("max_targets_hit").fill_null(0).cast(pl.Int32),
-        "effects": pl.col("effects").fill_null("[]"),
-        "activation_effects": pl.col("activation_effects").fill_null("[]"),
         "requires_line_of_sight": (pl.col("target_visibility") == "LineOfSight").fill_null(True),
-        "modes_required": pl.col("modes_required").fill_null("[]"),
-        "modes_disallowed": pl.col("modes_disallowed").fill_null("[]"),
         "icon_path": "icon",
-        "allowed_enhancements": pl.col("boosts_allowed").fill_null("[]"),
         "activation_kind": pl.col("type").fill_null("Click"),
         "target_type_raw": "target_type",
         "effect_area": "effect_area",

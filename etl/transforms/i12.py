@@ -74,6 +74,10 @@ _RANKS = {
     for name in names.split()
 }
 """The first importer's effect types by the class in ``derive.CLASSES`` that they make a power."""
+_GIVEN = {
+    "effects": "Effects",
+    "allowed_enhancements": "EnhancementTypes",
+}
 
 
 def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
@@ -84,6 +88,7 @@ def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
         records=records,
         rejects=rejects,
         powers=_powers(records, values["Requirements"]) if "powers" in wanted else pl.DataFrame(),
+        given=_GIVEN,
         lists=_lists(values["Effects"], wanted),
         references=_references(values["Requirements"]) if "power_prerequisites" in wanted else [],
         boosts=values["EnhancementTypes"],
@@ -228,13 +233,11 @@ def _columns() -> dict[str, pl.Expr | str]:
         "range_feet": pl.col("Range").fill_null(0.0),
         "radius_feet": pl.col("Radius").fill_null(0.0),
         "max_targets": pl.col("MaxTargets").fill_null(0).cast(pl.Int32),
-        "effects": pl.col("Effects").fill_null("[]"),
         "activation_effects": pl.lit("[]"),
         "requires_line_of_sight": pl.col("RequiresLineOfSight").fill_null(True),
         "ai_report": "AIReport",
         "icon_path": "IconName",
         "display_order": pl.col("DisplayOrder").fill_null(level).cast(pl.Int32),
-        "allowed_enhancements": pl.col("EnhancementTypes").fill_null("[]"),
         "activation_kind": pl.col("PowerType").fill_null("Click"),
         "target_type_raw": "TargetType",
         "effect_area": "EffectArea",

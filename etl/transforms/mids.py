@@ -78,6 +78,10 @@ _INFO = {
     "StaticIndex": 0,
     "SetType": 0,
 }
+_GIVEN = {
+    "effects": "Effects",
+    "allowed_enhancements": "BoostsAllowed",
+}
 
 
 def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
@@ -88,6 +92,7 @@ def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
         records=records,
         rejects=rejects,
         powers=_powers(records, values["Requires"]) if "powers" in wanted else pl.DataFrame(),
+        given=_GIVEN,
         lists=_lists(values["Effects"], wanted),
         references=_references(values["Requires"]) if "power_prerequisites" in wanted else [],
         boosts=values["BoostsAllowed"],
@@ -257,7 +262,6 @@ def _powers(raw: pl.DataFrame, requires: Values) -> pl.DataFrame:
         range_feet="Range",
         radius_feet="Radius",
         max_targets=pl.col("MaxTargets").cast(pl.Int32),
-        effects="Effects",
         activation_effects=pl.lit("[]"),
         requires_line_of_sight="TargetLoS",
         modes_required=_masks(raw["ModesRequired"], as_json=True),
@@ -265,7 +269,6 @@ def _powers(raw: pl.DataFrame, requires: Values) -> pl.DataFrame:
         icon_path=pl.lit(None, dtype=pl.String),
         display_order=pl.col("PowerSetIndex").cast(pl.Int32),
         display_info=display.info(raw, _INFO),
-        allowed_enhancements="BoostsAllowed",
         activation_kind=named(pl.col("PowerType"), mids_enums.POWER_TYPES),
         target_type_raw=pl.col("Target").cast(pl.String),
         effect_area=named(pl.col("EffectArea"), mids_enums.EFFECT_AREAS),

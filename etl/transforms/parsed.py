@@ -1,5 +1,6 @@
 """What a format's module makes of a record batch: the same frames whatever the format."""
 
+from collections.abc import Mapping
 from itertools import chain, count, repeat
 
 import msgspec
@@ -51,7 +52,8 @@ class Parsed(msgspec.Struct, frozen=True, kw_only=True):
     powers that the source says (jsonb as text), in the order of ``batch``. ``references`` are (row, reference, required
     level) in order. These and ``lists`` are empty where no table that was asked for is made of them. ``boosts`` and
     ``categories`` are lists of names, repeats included. ``first_effect_rules`` says that the first effect with a class
-    decides the power type, not the first class.
+    decides the power type, not the first class. ``given`` are the jsonb columns of table powers that the store has, with
+    its name of each; null is the empty list there.
     """
 
     batch: pa.RecordBatch
@@ -62,6 +64,7 @@ class Parsed(msgspec.Struct, frozen=True, kw_only=True):
     references: list[tuple[int, Reference, int | None]]
     boosts: Values
     categories: Values
+    given: Mapping[str, str]
     first_effect_rules: bool = False
 
     @property
