@@ -7,7 +7,7 @@ that is one transaction before the first leaf, with the other cores idle. A firs
 of the time (`scripts/bench.py contenders --shape i12`, the versions in turns).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 import pyarrow as pa
@@ -26,17 +26,21 @@ _NAMES = {"id": "int8", "uid": "text"}
 _PLACES = {"id": "int8", "internal_name": "text", "archetype_id": "int4", "powerset_id": "int4"}
 
 
-def number(task: LeafTask, manifest: Manifest) -> dict[str, int]:
+def number(task: LeafTask, manifest: Manifest, held: Sequence[pa.RecordBatch]) -> dict[str, int]:
     """Return the ids of a leaf's powers by uid: from ``task.first_id`` on, by powerset id, in uid order within each.
+
+    ``held`` are records of the leaf that have been read already; unless they are all of it, the names are read.
 
     Raises:
         StoreError: a part is missing or damaged.
         MismatchError: the leaf's partitions hold other names than the manifest counts.
     """
-    names = set(task.leaf.powersets)
-    wanted = [p for p in manifest.partitions if p.archetype == task.leaf.archetype and p.powerset in names]
     ids = dict(zip(task.leaf.powersets, task.powerset_ids, strict=True))
-    batches = list(parts.read_runs(task.store, manifest, wanted, ["uid", "powerset"]))
+    columns = ["uid", "powerset"]
+    batches = [batch.select(columns) for batch in held]
+    if sum(batch.num_rows for batch in batches) < task.leaf.rows:
+        wanted = [p for p in manifest.partitions if p.archetype == task.leaf.archetype and p.powerset in ids]
+        batches = list(parts.read_runs(task.store, manifest, wanted, columns))
     frame: pl.DataFrame = pl.from_arrow(pa.Table.from_batches(batches))  # type: ignore[assignment]  # a table gives a frame
     order = pl.col("powerset").replace_strict(ids, return_dtype=pl.Int32)
     uids = frame.sort(order, "uid").get_column("uid").to_list()

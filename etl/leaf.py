@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -95,10 +96,12 @@ def _load(task: LeafTask, guilty: Mapping[int, str], clock: Clock, trial: range 
         clock.lap("server_wait")
         if done:
             return _known(leaf, done)
-        context = _context(connection, task, manifest, clock, *names)
         rejects: list[Reject] = []
-        batches = _records(task, manifest, guilty, trial or range(leaf.rows), rejects)
-        totals = _copy_all(connection, task, manifest, batches, context, clock, rejects)
+        records = _records(task, manifest, guilty, trial or range(leaf.rows), rejects)
+        batches = coalesce(records, task.batch_rows, task.batch_bytes)
+        held = list(islice(batches, 1))
+        context = _context(connection, task, manifest, clock, held, *names)
+        totals = _copy_all(connection, task, manifest, _behind(held, batches), context, clock, rejects)
         rows = {name: count for name, (count, _) in totals.items()}
         if trial is None and task.renews:
             _prove_renewed(leaf, rows, rejects, context)
@@ -125,6 +128,13 @@ def _known(leaf: Leaf, done: Mapping[str, tuple[Any, ...]]) -> LeafResult:
     sizes = {name: values[1] for name, values in done.items()}
     rejects = leaf.rows - rows["powers"] if "powers" in rows else 0
     return LeafResult(leaf=leaf.name, rows=rows, bytes=sizes, rejects=rejects, seconds=max(v[2] for v in done.values()))
+
+
+def _behind(held: list[pa.RecordBatch], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield what is held already, letting go of it, then the rest."""
+    while held:
+        yield held.pop()
+    yield from batches
 
 
 def _records(
@@ -177,6 +187,7 @@ def _context(
     task: LeafTask,
     manifest: Manifest,
     clock: Clock,
+    held: list[pa.RecordBatch],
     known: db.Cursor | None,
     ordered: db.Cursor,
 ) -> LeafContext:
@@ -184,7 +195,7 @@ def _context(
     schema = db.identifier(task.schema)
     sets = dict(zip(task.leaf.powersets, task.powerset_ids, strict=True))
     # A name in lower case is what the splitter makes a uid of.
-    powers = enrol.number(task, manifest) if known is None else {name.lower(): number for name, number in known}
+    powers = enrol.number(task, manifest, held) if known is None else {name.lower(): number for name, number in known}
     order = {uid: position for (members,) in ordered for position, uid in enumerate(members)}
 
     def resolve(uids: list[str]) -> dict[str, int]:
@@ -243,7 +254,7 @@ def _copy_all(
     if task.renews:
         # What was once set aside stays so until another load.
         batches = (named(batch, context.power_ids) for batch in batches)
-    for batch in coalesce(batches, task.batch_rows, task.batch_bytes):
+    for batch in batches:
         clock.lap("read")
         built, refused = tables.build(manifest.format, batch, context, list(relations))
         rejects += split_rejects.placed(refused, batch, task.store, manifest)
