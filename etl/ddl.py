@@ -241,6 +241,13 @@ def analyze(connection: db.Connection, schema: str, table: str, name: str, *, co
     connection.execute(sql.SQL("analyze {} ({})").format(db.identifier(schema, table), named))
 
 
+def detail(schema: str, table: str, columns: Collection[str], target: int) -> db.Statement:
+    """Return what lets ANALYZE gather so much (-1: the default) of a partitioned table's columns; its leaves stay as they are."""
+    change = sql.SQL("alter column {} set statistics {}")
+    changes = sql.SQL(", ").join([change.format(sql.Identifier(column), sql.Literal(target)) for column in columns])
+    return db.query("change_detail", relation=db.identifier(schema, table), changes=changes)
+
+
 def searched(name: str) -> list[str]:
     """Return the columns of table ``name`` that a btree is ordered by: those by which its parent is planned, too.
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 LOAD_MODULES = ("polars", "etl.transforms.assemble", "etl.leaf")
 """What a worker that loads leaves imports before its first task."""
 
-# ANALYZE of a partitioned table gathers for each leaf as much as for all: a third of the server's detail is enough of both.
-_DETAIL = 3
+# What a partitioned table is planned by has a third of the server's detail; its leaves, which ANALYZE looks at as well, a
+# tenth like their other columns.
+_PARENT, _LEAF = 3, 10
 
 
 def load_leaf(task: LeafTask) -> LeafResult:
@@ -112,12 +113,20 @@ def gather_statistics(task: StatisticsTask) -> str:
     """Gather the statistics by which a partitioned table is planned, and its leaves; return its name."""
     from etl import db, ddl, line, receipts
 
-    with line.lent() as connection, connection.pipeline():
-        name = f"etl analyze {task.table}"
-        receipts.enter(connection, task.build, task.epoch, "statistics", [task.table], name=name).done()
-        connection.execute(db.query("sample_lightly"), {"part": _DETAIL})
-        ddl.analyze(connection, task.schema, task.table, task.table, columns=ddl.searched(task.table))
-        connection.execute("commit")
+    columns = ddl.searched(task.table)
+    with line.lent() as connection:
+        with connection.pipeline():
+            name = f"etl analyze {task.table}"
+            entry = receipts.enter(connection, task.build, task.epoch, "statistics", [task.table], name=name)
+            asked = connection.execute(db.query("part_of_detail"), {"part": _PARENT})
+            connection.execute(db.query("sample_lightly"), {"part": _LEAF})
+        entry.done()
+        detail = asked.fetchall()[0][0]
+        with connection.pipeline():
+            connection.execute(ddl.detail(task.schema, task.table, columns, detail))
+            ddl.analyze(connection, task.schema, task.table, task.table, columns=columns)
+            connection.execute(ddl.detail(task.schema, task.table, columns, -1))
+            connection.execute("commit")
     return task.table
 
 

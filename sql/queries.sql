@@ -725,6 +725,14 @@ select set_config(
     true
 );
 
+-- name: part_of_detail
+-- What sample_lightly would set.
+select greatest(10, current_setting('default_statistics_target')::int / %(part)s::int);
+
+-- name: change_detail
+-- The detail of a partitioned table's own statistics, and not of its partitions'; -1 is the default again.
+alter table only {relation} {changes};
+
 -- name: builds_of
 -- Builds of a live schema that have not been dropped, newest first: what stands on others comes before them.
 select build

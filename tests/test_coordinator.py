@@ -396,3 +396,22 @@ def test_a_build_that_will_not_be_finished_is_dropped_by_the_next_load(store: st
 
 def _interrupt() -> bool:
     raise KeyboardInterrupt
+
+
+def test_a_partitioned_table_has_finer_statistics_than_its_leaves(store: str, dsn: str) -> None:
+    """Of the columns that both are searched by; what made them finer does not stay behind in the catalogs."""
+    coordinator.load(options(store, dsn))
+    with psycopg.connect(dsn) as connection:
+        kept = connection.execute(
+            "select count(*) from pg_attribute a join pg_class c on c.oid = a.attrelid"
+            " where c.relnamespace = 'game_b1'::regnamespace and coalesce(a.attstattarget, -1) > 0"
+        ).fetchone()
+        bounds = dict(
+            connection.execute(
+                "select inherited, max(coalesce(array_length(histogram_bounds, 1), 0)) from pg_stats"
+                " where schemaname = 'game_b1' and tablename like 'powers%' and attname = 'internal_name' group by 1"
+            ).fetchall()
+        )
+
+    assert kept == (0,)
+    assert 2 < bounds[False] < bounds[True]
