@@ -33,7 +33,7 @@ def split(
     executor: str | None = None,
     memory_limit: str = "1GB",
     batch_size: int = 10_000,
-    chunk_size: str = "4MB",
+    chunk_size: str = "512KB",
     game_version: str | None = None,
     archetypes: str | None = None,
     powersets: str | None = None,

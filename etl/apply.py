@@ -131,7 +131,7 @@ def _open_leaf(key: str, archetype_id: int) -> Leaf:
 def _add_leaf(connection: db.Connection, schema: str, name: str, leaf: Leaf) -> None:
     """Make a leaf alone, then attach it: ATTACH blocks no reader, PARTITION OF would."""
     ddl.create_leaf(connection, schema, name, leaf.name)
-    ddl.check_leaf(connection, schema, name, leaf.name, ddl.bounds(leaf.archetype_id, None, None))
+    connection.execute(ddl.check_leaf(schema, name, leaf.name, ddl.bounds(leaf.archetype_id, None, None)))
     for statement in ddl.attachments(connection, schema, [name], [leaf]):
         connection.execute(statement)
 

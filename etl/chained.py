@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """What one COPY is to put down; ``columns`` and ``freeze`` are those of ``bulkload.copy``."""
+    """What one COPY is to put down; ``columns`` and ``freeze`` are those of ``bulkload.copy``, ``name`` is the caller's."""
 
+    name: str
     relation: sql.Composable
     columns: Mapping[str, str]
     batch: "pa.RecordBatch"

@@ -66,7 +66,7 @@ class SplitOptions:
     executor: str = "process://1"
     memory_limit_bytes: int = 1024 * MIB
     batch_rows: int = 10_000
-    chunk_bytes: int = 4 * MIB
+    chunk_bytes: int = 512 * 1024
     game_version: str | None = None
     archetypes: str | None = None
     powersets: str | None = None

@@ -44,7 +44,17 @@ from etl.config import COORDINATOR_BYTES, MIB
 from etl.errors import EtlError, Incomplete, InputError, Interrupted, StoreError, TooManyRejects, Transient, UsageError
 from etl.model import Event, Manifest, Progress, Reject
 from etl.outcome import LoadResult
-from etl.plan import CheckTask, IndexTask, Leaf, LeafResult, LeafTask, RegisterTask, StatisticsTask, cut_leaves
+from etl.plan import (
+    CheckTask,
+    EnrolTask,
+    IndexTask,
+    Leaf,
+    LeafResult,
+    LeafTask,
+    RegisterTask,
+    StatisticsTask,
+    cut_leaves,
+)
 from etl.receipts import Receipt
 from etl.store import entities
 from etl.store import manifest as manifests
@@ -82,6 +92,7 @@ class _Run(msgspec.Struct, kw_only=True):
     memory: metrics.PeakMemory
     is_tight: bool = False
     is_finished: bool = False
+    enrols: bool = False
     came_back: bool = False
     extensions: dict[str, str | None] = msgspec.field(default_factory=dict)
     build: int = 0
@@ -229,7 +240,7 @@ def _run(run: _Run) -> LoadResult:
             )
     _work(run)
     with run.phase("finish"):
-        gather = partial(_gather_statistics, run)
+        gather = partial(_round_off, run)
         if run.is_finished:
             rows = finish.counted(run.connection, run.schema, run.wanted, run.done)
         else:
@@ -355,12 +366,19 @@ def _read_what_is_done(run: _Run) -> None:
     with run.connection.pipeline():
         done = receipts.ask(run.connection, run.build)
         finished = finish.ask_finished(run.connection, run.build)
+        enrols = keys.ask_enrolment(run.connection, run.schema)
     run.done, run.is_finished = receipts.answered(done), bool(finished.fetchall()[0][0])
+    run.enrols = bool(enrols.fetchall()[0][0])
 
 
 def _stands(run: _Run, build: int, leaves: list[Leaf]) -> bool:
-    """Whether an unfinished build stands on what this run's would stand on: on nothing, or on the published build."""
+    """Whether an unfinished build stands on what this run's would stand on: on nothing, or on the published build.
+
+    Nor does one stand that enrols the first powers of a database which has others by now.
+    """
     schema = publish.schema_of(run.options.schema, build)
+    if keys.is_overtaken(run.connection, schema):
+        return False
     if run.below is not None and leaves != _leaves_of(run.connection, run.below.base):
         return False
     return renewal.fits(run.connection, run.below, schema, run.wanted)
@@ -446,6 +464,8 @@ def _begin(run: _Run) -> None:
         branches = {leaf.archetype: leaf.archetype_id for leaf in run.leaves if not leaf.is_only}
         made = renewal.made(connection, below)
         ddl.create_build(connection, schema, branches, deferred=run.options.deferred, names=made, homes=run.extensions)
+        if "powers" in run.wanted:
+            keys.begin_enrolment(connection, schema)
         if below is not None:
             renewal.lean(connection, below, run.build, schema)
         entity_rows = keys.entity_rows(archetypes, powersets, archetype_ids, powerset_ids)
@@ -486,7 +506,7 @@ def _fill(run: _Run) -> None:
     with run.phase("check"):
         _check_parts(run, [leaf for leaf in run.leaves if not _is_loaded(run, leaf)])
     with run.phase("register"):
-        if ("power_directory", "all") not in run.done:
+        if not run.enrols and ("power_directory", "all") not in run.done:
             task = RegisterTask(
                 build=run.build,
                 epoch=run.epoch,
@@ -532,11 +552,27 @@ def _check_parts(run: _Run, leaves: Sequence[Leaf]) -> None:
     _each(run, work.check_part, tasks)
 
 
-def _gather_statistics(run: _Run, names: Sequence[str], meanwhile: Callable[[], None]) -> None:
-    """Have workers gather the statistics of partitioned tables; call ``meanwhile`` while they do."""
-    tasks = [StatisticsTask(build=run.build, epoch=run.epoch, schema=run.schema, table=name) for name in names]
+def _round_off(run: _Run, names: Sequence[str], meanwhile: Callable[[], None]) -> None:
+    """Have workers register what the leaves enrolled, and analyze partitioned tables; call ``meanwhile`` while they do.
+
+    One worker less than there are: what the server does ``meanwhile`` is the longest of all, and has a core to itself.
+    """
+    tasks: list[StatisticsTask | EnrolTask] = [
+        StatisticsTask(build=run.build, epoch=run.epoch, schema=run.schema, table=name) for name in names
+    ]
+    if run.enrols:
+        enrolment = EnrolTask(
+            build=run.build,
+            epoch=run.epoch,
+            schema=run.schema,
+            split_id=run.manifest.split_id,
+            version="1",
+            resolves="power_prerequisites" in run.wanted,
+        )
+        tasks.insert(0, enrolment)
     _stop_here(run)
-    if len(list(collect(run.pool, work.gather_statistics, tasks, run.stop, meanwhile=meanwhile))) < len(tasks):
+    window = max(1, run.pool.workers - 1)
+    if len(list(collect(run.pool, work.round_off, tasks, run.stop, window, meanwhile))) < len(tasks):
         _stop_here(run)
 
 
@@ -635,7 +671,10 @@ def _load_leaves(run: _Run) -> None:
     rejected = run.manifest.rejects + refused.fetchall()[0][0]
     limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
     run.progress(_loading(run, ready, total, len(todo)))
-    tasks = [_task(run, leaf, ids) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
+    firsts = (
+        dict(zip((leaf.name for leaf in run.leaves), keys.first_ids(run.leaves), strict=True)) if run.enrols else {}
+    )
+    tasks = [_task(run, leaf, ids, firsts.get(leaf.name)) for leaf in sorted(todo, key=lambda leaf: -leaf.bytes)]
     outcomes = run.pool.run(
         work.load_leaf,
         tasks,
@@ -703,7 +742,7 @@ def _is_loaded(run: _Run, leaf: Leaf) -> bool:
     return all((name, leaf.name) in run.done for name in run.wanted if name in tables.LEAF_TABLES)
 
 
-def _task(run: _Run, leaf: Leaf, ids: Mapping[str, int]) -> LeafTask:
+def _task(run: _Run, leaf: Leaf, ids: Mapping[str, int], first_id: int | None) -> LeafTask:
     return LeafTask(
         build=run.build,
         epoch=run.epoch,
@@ -726,6 +765,7 @@ def _task(run: _Run, leaf: Leaf, ids: Mapping[str, int]) -> LeafTask:
         deferred=run.options.deferred,
         freeze=run.options.freeze,
         most_rejects=run.options.max_rejects.of(run.manifest.records) if run.options.max_rejects else None,
+        first_id=first_id,
     )
 
 

@@ -199,6 +199,12 @@ def create_build(
                 )
 
 
+def index_directory(connection: db.Connection, schema: str) -> None:
+    """Index a build's directory and gather its statistics."""
+    create_indexes(connection, schema, "power_directory", table_file("power_directory"))
+    connection.execute(db.query("analyze_directory", schema=db.identifier(schema)))
+
+
 def leaf_table(schema: str, table: str, leaf: str) -> tuple[sql.Identifier, db.Statement]:
     """Return the name of a leaf's own table, and what makes it, standalone and bare, like its parent."""
     relation = db.identifier(schema, f"{table}_{leaf}")
@@ -220,16 +226,10 @@ def bounds(archetype_id: int, lower: int | None, upper: int | None) -> sql.Compo
     return sql.SQL(" and ").join(parts)
 
 
-def check_leaf(connection: db.Connection, schema: str, table: str, leaf: str, condition: sql.Composed) -> None:
-    """Add the CHECK that lets the leaf be attached without a scan."""
-    connection.execute(
-        db.query(
-            "check_leaf",
-            leaf=db.identifier(schema, f"{table}_{leaf}"),
-            constraint=db.identifier("bounds"),
-            condition=condition,
-        )
-    )
+def check_leaf(schema: str, table: str, leaf: str, condition: sql.Composed) -> db.Statement:
+    """Return what adds the CHECK that lets the leaf be attached without a scan; while it is empty nothing is read."""
+    relation, constraint = db.identifier(schema, f"{table}_{leaf}"), db.identifier("bounds")
+    return db.query("check_leaf", leaf=relation, constraint=constraint, condition=condition)
 
 
 def analyze(connection: db.Connection, schema: str, table: str, name: str, *, columns: Collection[str] = ()) -> None:

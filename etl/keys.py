@@ -1,5 +1,6 @@
 """The durable key registry: ids of archetypes and powersets, and the two tables that hold these entities."""
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgspec
 from psycopg import sql
 
 from etl import db, ddl
+from etl.plan import Leaf
 from etl.tables import archetypes as archetype_table
 from etl.tables import powersets as powerset_table
 from etl.tables.spec import TableSpec
@@ -38,6 +40,34 @@ def register(
 def powerset_ids(connection: db.Connection, uids: Sequence[str]) -> db.Cursor:
     """Ask for the (uid, id) of those of the powersets that have one."""
     return connection.execute(db.query("powerset_ids"), {"uids": list(uids)})
+
+
+def begin_enrolment(connection: db.Connection, schema: str) -> None:
+    """Let a new build enrol its powers as it loads them (see ``etl.enrol``), if no power has an id yet.
+
+    To be called in the transaction that gave out the ids of archetypes and powersets.
+    """
+    row = connection.execute(db.query("some_power_is_known")).fetchone()
+    if row == (False,):
+        connection.execute(db.query("create_enrolment", enrolment=db.identifier(schema, "enrolment")))
+
+
+def ask_enrolment(connection: db.Connection, schema: str) -> db.Cursor:
+    """Ask whether a build enrols its powers, and has not done so yet: one row, true or false."""
+    return connection.execute(db.query("relation_exists"), {"schema": schema, "name": "enrolment"})
+
+
+def is_overtaken(connection: db.Connection, schema: str) -> bool:
+    """Whether a build enrols the first powers of a database in which others have ids by now."""
+    with connection.pipeline():
+        enrols = ask_enrolment(connection, schema)
+        known = connection.execute(db.query("some_power_is_known"))
+    return enrols.fetchone() == known.fetchone() == (True,)
+
+
+def first_ids(leaves: Sequence[Leaf]) -> list[int]:
+    """Return the id of each leaf's first power in a database that had none before."""
+    return list(itertools.accumulate((leaf.rows for leaf in leaves), initial=1))[:-1]
 
 
 class EntityRows(msgspec.Struct, frozen=True, kw_only=True):

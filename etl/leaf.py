@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 from psycopg import sql
 
-from etl import chained, db, ddl, halving, ledger, limits, line, receipts, tables
+from etl import chained, db, ddl, enrol, halving, ledger, limits, line, receipts, tables
 from etl.batches import coalesce, named
 from etl.errors import MismatchError, Refused
 from etl.model import LeafContext, Manifest, Reject
@@ -95,7 +95,7 @@ def _load(task: LeafTask, guilty: Mapping[int, str], clock: Clock, trial: range 
         clock.lap("server_wait")
         if done:
             return _known(leaf, done)
-        context = _context(connection, task, clock, *names)
+        context = _context(connection, task, manifest, clock, *names)
         rejects: list[Reject] = []
         batches = _records(task, manifest, guilty, trial or range(leaf.rows), rejects)
         totals = _copy_all(connection, task, manifest, batches, context, clock, rejects)
@@ -162,25 +162,34 @@ def _refused(batch: pa.RecordBatch, row: int, reason: str) -> Reject:
     )
 
 
-def _ask_names(connection: db.Connection, task: LeafTask) -> tuple[db.Cursor, db.Cursor]:
-    """Ask for the powers of the leaf's powersets, and for the order of each set; both may be read behind the pipeline."""
+def _ask_names(connection: db.Connection, task: LeafTask) -> tuple[db.Cursor | None, db.Cursor]:
+    """Ask for the powers of the leaf's powersets, where they have ids, and for the order of each set.
+
+    Both may be read behind the pipeline.
+    """
     schema, numbers = db.identifier(task.schema), {"powersets": list(task.powerset_ids)}
-    return (
-        connection.execute(db.query("leaf_power_ids", schema=schema), numbers),
-        connection.execute(db.query("power_order", schema=schema), numbers),
-    )
+    known = connection.execute(db.query("leaf_power_ids", schema=schema), numbers) if task.first_id is None else None
+    return known, connection.execute(db.query("power_order", schema=schema), numbers)
 
 
 def _context(
-    connection: db.Connection, task: LeafTask, clock: Clock, ids: db.Cursor, ordered: db.Cursor
+    connection: db.Connection,
+    task: LeafTask,
+    manifest: Manifest,
+    clock: Clock,
+    known: db.Cursor | None,
+    ordered: db.Cursor,
 ) -> LeafContext:
     """Return the ids of the leaf's powersets and powers; what is asked for while rows are made is timed by itself."""
     schema = db.identifier(task.schema)
     sets = dict(zip(task.leaf.powersets, task.powerset_ids, strict=True))
-    powers = {name.lower(): number for name, number in ids}  # as the splitter makes a uid of a name
+    # A name in lower case is what the splitter makes a uid of.
+    powers = enrol.number(task, manifest) if known is None else {name.lower(): number for name, number in known}
     order = {uid: position for (members,) in ordered for position, uid in enumerate(members)}
 
     def resolve(uids: list[str]) -> dict[str, int]:
+        if known is None:  # those of other leaves come last
+            return {uid: powers[uid] for uid in uids if uid in powers}
         clock.lap("transform")
         found: dict[str, int] = dict(
             connection.execute(db.query("resolve_powers", schema=schema), {"uids": uids}).fetchall()
@@ -195,10 +204,13 @@ def _context(
 
 
 def _relations(task: LeafTask) -> tuple[dict[str, sql.Identifier], list[db.Statement]]:
-    """Return where the leaf's rows of each table go, and what makes those places."""
-    made = {name: ddl.leaf_table(task.schema, name, task.leaf.name) for name in _partitioned(task)}
-    plain = {name: db.identifier(task.schema, name) for name, _ in task.tables}
-    return {**plain, **{name: relation for name, (relation, _) in made.items()}}, [made[name][1] for name in made]
+    """Return where the leaf's rows of each table go, and what makes those places, with the bounds of both levels."""
+    leaf, places, creations = task.leaf, {name: db.identifier(task.schema, name) for name, _ in task.tables}, []
+    condition = ddl.bounds(leaf.archetype_id, leaf.lower, leaf.upper)
+    for name in _partitioned(task):
+        places[name], creation = ddl.leaf_table(task.schema, name, leaf.name)
+        creations += [creation, ddl.check_leaf(task.schema, name, leaf.name, condition)]
+    return places, creations
 
 
 def _partitioned(task: LeafTask) -> list[str]:
@@ -237,15 +249,23 @@ def _copy_all(
         rejects += split_rejects.placed(refused, batch, task.store, manifest)
         limits.check(len(rejects), task.most_rejects)
         clock.lap("transform")
-        filled = [name for name in relations if built[name].num_rows]  # a COPY of nothing would wait for its answer
-        wanted = [_rows(task, name, relations[name], built[name]) for name in filled]
-        for name, done in zip(filled, chained.copy_each(connection, creations, wanted, clock), strict=True):
-            totals[name] = (totals[name][0] + done[0], totals[name][1] + done[1])
+        rows = [_rows(task, name, relations[name], built[name]) for name in relations]
+        if task.first_id is not None:
+            rows.append(enrol.places(task, built["powers"]))
+            if enrol.TABLE not in totals:
+                rows.append(enrol.names(task, context.power_ids))
+        wanted = [one for one in rows if one.batch.num_rows]  # a COPY of nothing would wait for its answer
+        for one, done in zip(wanted, chained.copy_each(connection, creations, wanted, clock), strict=True):
+            before = totals.get(one.name, (0, 0))
+            totals[one.name] = (before[0] + done[0], before[1] + done[1])
         creations = creations if not wanted else []
     clock.lap("read")
     if creations:  # there was nothing to copy
         _make(connection, task, creations, clock)
-    return totals
+    if task.first_id is not None and enrol.TABLE not in totals:  # all is set aside, but has its ids
+        names = [enrol.names(task, context.power_ids)]
+        totals[enrol.TABLE] = chained.copy_each(connection, [], names, clock)[0]
+    return enrol.accounted(totals)
 
 
 def _make(connection: db.Connection, task: LeafTask, creations: list[db.Statement], clock: Clock) -> None:
@@ -261,7 +281,7 @@ def _make(connection: db.Connection, task: LeafTask, creations: list[db.Statemen
 
 def _rows(task: LeafTask, name: str, relation: sql.Identifier, batch: pa.RecordBatch) -> chained.Rows:
     spec = tables.spec(name)
-    return chained.Rows(relation, spec.columns, batch, spec.partitioned and task.freeze)
+    return chained.Rows(name, relation, spec.columns, batch, spec.partitioned and task.freeze)
 
 
 def _prove(leaf: Leaf, rows: dict[str, int], rejected: int) -> None:
@@ -293,20 +313,17 @@ def _set_aside(connection: db.Connection, task: LeafTask, rejects: list[Reject],
         values = {"build": task.build, "leaf": task.leaf.name, **ledger.reject_values(reject)}
         connection.execute(db.query("record_reject"), values)
     ids = [context.power_ids[reject.uid] for reject in rejects if reject.uid and reject.uid in context.power_ids]
-    if ids:
+    if ids and task.first_id is None:  # else it never had one
         connection.execute(db.query("remove_from_directory", schema=db.identifier(task.schema)), {"ids": ids})
 
 
 def _complete(connection: db.Connection, task: LeafTask) -> None:
-    """Give the leaf's tables what their parents will want: CHECK, indexes; and statistics that these do not gather."""
-    leaf = task.leaf
-    condition = ddl.bounds(leaf.archetype_id, leaf.lower, leaf.upper)
+    """Give the leaf's tables the indexes that their parents will want, and the statistics that these do not gather."""
     connection.execute(db.query("sample_lightly"), {"part": _DETAIL})
     for name in _partitioned(task):
-        ddl.check_leaf(connection, task.schema, name, leaf.name, condition)
         if task.indexes != "before":
             _index(connection, task, name)
-        ddl.analyze(connection, task.schema, f"{name}_{leaf.name}", name, columns=ddl.unsearched(name))
+        ddl.analyze(connection, task.schema, f"{name}_{task.leaf.name}", name, columns=ddl.unsearched(name))
 
 
 def _record(connection: db.Connection, task: LeafTask, totals: dict[str, tuple[int, int]]) -> None:

@@ -253,6 +253,16 @@ def run(
 
 
 @contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the collector from looking again and again at many objects that make no cycles."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextlib.contextmanager
 def _born_deaf() -> Iterator[None]:
     """Let processes that start now ignore Ctrl-C from their first instruction on; one that comes meanwhile is not lost.
 

@@ -44,7 +44,7 @@ class LeafTask(msgspec.Struct, frozen=True, kw_only=True):
     for them. ``batch_rows`` and ``batch_bytes`` bound what is in memory at once. ``durability``, ``indexes``,
     ``deferred`` and ``freeze`` are those of ``config.LoadOptions``. ``renews`` says that the powers themselves are
     published: their records alone count, and none of them may be set aside. With more than ``most_rejects`` rejects the
-    leaf gives up.
+    leaf gives up. ``first_id`` is that of the leaf's first power where its powers are enrolled (``etl.enrol``).
     """
 
     build: int
@@ -64,6 +64,7 @@ class LeafTask(msgspec.Struct, frozen=True, kw_only=True):
     freeze: bool = True
     renews: bool = False
     most_rejects: int | None = None
+    first_id: int | None = None
 
 
 class RegisterTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +76,17 @@ class RegisterTask(msgspec.Struct, frozen=True, kw_only=True):
     store: str
     split_id: str
     version: str
+
+
+class EnrolTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A build whose leaves are loaded, and have enrolled their powers; ``resolves`` says that it has prerequisites."""
+
+    build: int
+    epoch: int
+    schema: str
+    split_id: str
+    version: str
+    resolves: bool
 
 
 class CheckTask(msgspec.Struct, frozen=True, kw_only=True):

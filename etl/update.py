@@ -427,8 +427,10 @@ class _Update:
         """Give ids to what is new; learn those of all that is touched."""
         with self._connection.transaction():
             self._ids = keys.register(self._connection, self._archetypes, self._powersets)
-            new = sorted(uid for d in differences for uid, _, _ in d.new)
-            self._connection.execute(db.query("register_named_powers"), {"uids": new})
+            new = [name for d in differences for name in d.new]
+            uids, archetypes, powersets = map(list, zip(*new, strict=True)) if new else ([], [], [])
+            names = {"uids": uids, "archetypes": archetypes, "powersets": powersets}
+            self._connection.execute(db.query("register_named_powers"), names)
             uids = [name[0] for d in differences for kind in (d.changed, d.new, d.renewed) for name in kind]
             found = self._connection.execute(db.query("registered_powers"), {"uids": uids})
             self._power_ids = dict(found.fetchall())

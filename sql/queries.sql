@@ -196,11 +196,50 @@ from unnest(%(uids)s::text[]) as wanted (uid)
 where not exists (select from etl.powerset_key k where k.uid = wanted.uid);
 
 -- name: register_powers
--- Ids in uid order, dense; known ones stay.
+-- Dense ids, partition by partition in the order of their ids, in uid order within each; known ones stay.
 insert into etl.power_key (id, uid)
-select (select coalesce(max(id), 0) from etl.power_key) + row_number() over (order by uid collate "C"), uid
+select
+    (select coalesce(max(id), 0) from etl.power_key)
+    + row_number() over (order by a.id, p.id, s.uid collate "C"),
+    s.uid
 from staged_name s
+join etl.archetype_key a on a.uid = s.archetype
+join etl.powerset_key p on p.uid = s.powerset
 where not exists (select from etl.power_key k where k.uid = s.uid);
+
+-- name: some_power_is_known
+-- Whether any power ever had an id.
+select exists (select from etl.power_key);
+
+-- name: create_enrolment
+-- Names and ids of a database's first powers, from the leaves on their way into the registry.
+create table {enrolment} (
+    id bigint not null,
+    uid text not null
+);
+
+-- name: bytes_of_enrolment
+-- What the leaves of a build have sent for its directory and for the registry, by the log.
+select coalesce(sum(bytes), 0)::bigint
+from etl.leaf_log
+where build = %(build)s
+  and table_name = 'power_directory';
+
+-- name: resolve_enrolled
+-- References to powers of other leaves; what is set aside loses them again when the build is finished.
+update {schema}.power_prerequisites p
+set required_power_id = e.id
+from {schema}.enrolment e
+where e.uid = p.required_uid
+  and p.required_kind = 'power'
+  and p.required_power_id is null;
+
+-- name: enrol_powers
+-- The first powers of a database, all at once.
+insert into etl.power_key (id, uid)
+select id, uid
+from {schema}.enrolment
+order by id;
 
 -- name: fill_directory
 -- The way from a name or an id to its leaf, for every winner of the split.
@@ -786,10 +825,15 @@ join etl.powerset_key k on k.id = d.powerset_id
 join etl.archetype_key a on a.id = d.archetype_id;
 
 -- name: register_named_powers
--- Ids in uid order, dense; known ones stay.
+-- Dense ids in the order of register_powers; known ones stay.
 insert into etl.power_key (id, uid)
-select (select coalesce(max(id), 0) from etl.power_key) + row_number() over (order by uid collate "C"), uid
-from unnest(%(uids)s::text[]) as wanted (uid)
+select
+    (select coalesce(max(id), 0) from etl.power_key)
+    + row_number() over (order by a.id, p.id, wanted.uid collate "C"),
+    wanted.uid
+from unnest(%(uids)s::text[], %(archetypes)s::text[], %(powersets)s::text[]) as wanted (uid, archetype, powerset)
+join etl.archetype_key a on a.uid = wanted.archetype
+join etl.powerset_key p on p.uid = wanted.powerset
 where not exists (select from etl.power_key k where k.uid = wanted.uid);
 
 -- name: registered_powers

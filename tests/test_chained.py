@@ -32,7 +32,7 @@ def rows(count: int, text: str = "x") -> pa.RecordBatch:
 
 
 def wanted(name: str, batch: pa.RecordBatch, *, freeze: bool = False) -> Rows:
-    return Rows(db.identifier(name), COLUMNS, batch, freeze)
+    return Rows(name, db.identifier(name), COLUMNS, batch, freeze)
 
 
 @pytest.mark.parametrize("counts", [(1,), (3, 10_000, 5), (0, 2), (12_000, 0)])

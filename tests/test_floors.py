@@ -22,7 +22,7 @@ FLOORS: dict[str, float] = {
     ),
     **dict.fromkeys(("store", "tables", "bulkload"), 2.1),
     **dict.fromkeys(("ddl", "chained"), 2.2),
-    **dict.fromkeys(("keys", "ledger", "read"), 2.3),
+    **dict.fromkeys(("keys", "ledger", "read", "enrol"), 2.3),
     **dict.fromkeys(
         (
             "splitter",

@@ -1,11 +1,13 @@
 """The commands that move data: split, load, rebuild, generate."""
 
 import contextlib
+import dataclasses
 import os
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,6 +17,7 @@ from etl.cli import common, timetable
 from etl.progress import Reporter
 
 if TYPE_CHECKING:
+    from etl import parallel
     from etl.model import Manifest, Superseded
     from etl.outcome import LoadResult
     from etl.splitter import SplitResult
@@ -26,7 +29,7 @@ SPLIT_OPTIONS = common.options(
         "--format", "format_name", type=click.Choice(["auto", "cod", "i12", "mids"]), default="auto", show_default=True
     ),
     click.option("--records-path", help="Where the records are in a bigger document, like powers.item."),
-    click.option("--chunk-size", type=common.Size(), default="4MB", show_default=True, help="Read buffer."),
+    click.option("--chunk-size", type=common.Size(), default="512KB", show_default=True, help="Read buffer."),
     click.option("--game-version", help="Kept with the split and in the import log."),
     click.option("--archetypes", type=click.Path(), help="City of Data archetypes file [default: beside the source]."),
     click.option("--powersets", type=click.Path(), help="City of Data powersets file [default: beside the source]."),
@@ -189,7 +192,7 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
     Example: etl load --dsn postgresql://loader@db/game
     """
     clock = timings.Clock()
-    from etl import dsn, parallel, work
+    from etl import work
     from etl.store import manifest as manifests
 
     clock.lap("imports")
@@ -197,10 +200,10 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
     warm = warming(given)
     with contextlib.ExitStack() as stack:
         pool = None
-        if not (options.tables or only or split_id) and from_record is None:
-            manifests.latest(options.store)  # without a split there is nothing to start anything for
-            where = dsn.resolve(options.dsn)
-            pool = stack.enter_context(parallel.Pool(options.executor, {config.DSN_VARIABLE: where}))
+        if not only and from_record is None:
+            if split_id is None:
+                manifests.latest(options.store)  # without a split there is nothing to start anything for
+            pool = stack.enter_context(_loaders(options))
             pool.warm(*work.LOAD_MODULES)  # the workers get ready while this process does
         clock.lap("start")
         from etl import coordinator, scope
@@ -242,19 +245,22 @@ def rebuild(sources: tuple[str, ...], **given: Any) -> None:
     Example: etl rebuild powers.json --jobs 4
     """
     clock = timings.Clock()
-    from etl import coordinator, splitter
+    from etl import coordinator, splitter, work
 
     clock.lap("imports")
     warm = warming(given)
-    done = with_progress(given, lambda report: splitter.run(split_options(sources, given), report))
-    clock.lap("split")
-    if not given["as_json"]:
-        _print_split(done)
-    options = load_options(given, split_id=done.manifest.split_id, fresh=True)
-    with common.watch_signals() as stop:
-        result = with_progress(
-            given, lambda report: coordinator.load(options, stop.seeing(report), stop=stop, clock=clock)
-        )
+    options = load_options(given, split_id=None, fresh=True)
+    with _loaders(options) as pool:
+        get_ready = partial(pool.warm, *work.LOAD_MODULES)  # while the split is put together by one process
+        done = with_progress(given, lambda report: splitter.run(split_options(sources, given), report, get_ready))
+        clock.lap("split")
+        if not given["as_json"]:
+            _print_split(done)
+        options = dataclasses.replace(options, split_id=done.manifest.split_id)
+        with common.watch_signals() as stop:
+            result = with_progress(
+                given, lambda report: coordinator.load(options, stop.seeing(report), stop=stop, clock=clock, pool=pool)
+            )
     warm()
     _show_load(result, given)
 
@@ -293,6 +299,13 @@ def generate(shape: str, records: int, seed: int, out: str, dirty: float, as_jso
             f"of them an import must load {result.loaded:,}, supersede {result.superseded:,}"
             f" and reject {result.rejects:,}; the dirty ones are listed in {result.dirty_path}"
         )
+
+
+def _loaders(options: config.LoadOptions) -> "parallel.Pool":
+    """Return the workers of a load, not started yet."""
+    from etl import dsn, parallel
+
+    return parallel.Pool(options.executor, {config.DSN_VARIABLE: dsn.resolve(options.dsn)})
 
 
 def warming(given: dict[str, Any]) -> Callable[[], None]:

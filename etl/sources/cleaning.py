@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from etl import numbers
-from etl.sources import nesting, utf8
+from etl.sources import nesting, utf8, vast
 from etl.sources.cutting import Lot
 
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
@@ -43,13 +43,19 @@ def minify_all(lot: Lot) -> list[bytes]:
         # The first member looks the same in nearly all records: one comparison instead of three searches.
         start, follows = usual[0], usual.end()
         if (
-            all(map(bytes.startswith, texts, itertools.repeat(start)))
+            (start == lot.start or _are_lines(texts, start))
             and _SPACE not in map(operator.itemgetter(follows), texts)
             and _SPACE not in map(operator.itemgetter(-2), texts)
-            and not any(map(operator.contains, texts, itertools.repeat(b"\n")))
         ):
             return texts
     return [text if number in lot.faults else minify(text) for number, text in enumerate(texts)]
+
+
+def _are_lines(texts: list[bytes], start: bytes) -> bool:
+    """Return whether all texts begin like this, and none holds a line break."""
+    return all(map(bytes.startswith, texts, itertools.repeat(start))) and not any(
+        map(operator.contains, texts, itertools.repeat(b"\n"))
+    )
 
 
 def suspects(lot: Lot, texts: list[bytes], nested: bytes | None = None) -> set[int]:
@@ -64,7 +70,7 @@ def suspects(lot: Lot, texts: list[bytes], nested: bytes | None = None) -> set[i
         found.update(number for number, text in enumerate(texts) if b"\\u" in text)
     if nested is None:
         nested = lot.whole
-    if nested is None or numbers.may_be_huge(nested):
+    if nested is None or vast.may_hold(nested):
         found.update(number for number, text in enumerate(texts) if numbers.may_be_huge(text))
     if not lot.shallow:
         found.update(number for number, t in enumerate(texts) if nesting.is_too_deep(t))

@@ -3,6 +3,9 @@
 Decoding from a known record start up to the cut succeeds only if the cut is a true boundary, so a guess costs nothing
 when it is right, which is nearly always. Measured on one core: about 1 GB/s for nested records. Where decoding fails,
 it is tried again up to there, and then the guilty record is delimited by strings and brackets (scanning.py).
+
+A buffer of 512 KB and the objects made of it stay in the second-level cache of one core (1 MB on the machine measured):
+reading, cutting and decoding take 0.75 (nested) and 0.68 (flat) of the time that they take with 4 MB.
 """
 
 import re
@@ -26,7 +29,8 @@ class Lot(msgspec.Struct):
 
     ``faults`` are (code, reason) of those that are no JSON objects, by their number in the lot. ``whole`` is the text of
     exactly these records in a row, where there is one ready, ``records`` are they themselves where they were decoded on
-    the way; ``shallow`` if none of them can be nested too deep.
+    the way; ``shallow`` if none of them can be nested too deep. ``start`` is what all texts begin with, where that is known
+    and none of them holds a line break.
     """
 
     texts: list[bytes] = msgspec.field(default_factory=list)
@@ -35,6 +39,7 @@ class Lot(msgspec.Struct):
     whole: bytes | None = None
     records: list[Any] | None = None
     shallow: bool = False
+    start: bytes = b""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -74,7 +79,7 @@ class Cutter:
         name: str,
         start: int,
         stop: int | None = None,
-        chunk_bytes: int = 4 * 1024 * 1024,
+        chunk_bytes: int = 512 * 1024,
         head: bytes = b"",
         record: type[msgspec.Struct] | None = None,
     ) -> None:
@@ -84,7 +89,8 @@ class Cutter:
         """
         self._stream, self._layout, self._name = stream, layout, name
         self._stop, self._chunk = stop, max(chunk_bytes, 16)
-        self._record = record
+        separator = layout.separator
+        self._taker = typed.Taker(record, separator, layout.lead) if record and separator else None
         self._buffer, self._base = head, start
         self._size = self._chunk
         self._at_end = False
@@ -173,15 +179,18 @@ class Cutter:
 
     def _decode(self, cut: int) -> Lot | None:
         """Return the records of the buffer up to a position, decoded; None if they are not exactly that, and all good."""
-        layout = self._layout
-        if self._record is None or not layout.separator:
-            return None
-        found = typed.cut(self._buffer, cut, layout.separator, layout.lead, self._record)
+        found = self._taker.cut(self._buffer, cut) if self._taker else None
         if found is None:
             return None
-        texts, positions, records = found
-        offsets = [self._base + position for position in positions]
-        return Lot(texts, offsets, whole=self._buffer[:cut], records=records, shallow=nesting.is_limited())
+        offsets = [self._base + start for start in found.starts]
+        return Lot(
+            found.texts,
+            offsets,
+            whole=self._buffer[:cut],
+            records=found.records,
+            shallow=nesting.is_limited(),
+            start=found.start,
+        )
 
     def _prove(self, cut: int) -> Lot | None:
         """Return the records of the buffer up to a position if they are exactly that, one at least; None if not."""

@@ -35,7 +35,7 @@ class RangeTask(msgspec.Struct, frozen=True, kw_only=True):
     stop: int | None = None
     exact: bool = True
     files: tuple[str, ...] = ()
-    chunk_bytes: int = 4 * 1024 * 1024
+    chunk_bytes: int = 512 * 1024
     budget_bytes: int = 32 * 1024 * 1024
     batch_rows: int = 10_000
     strip_nul: bool = True

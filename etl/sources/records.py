@@ -4,7 +4,6 @@ Records are checked in lots: what a whole lot passes at once costs next to nothi
 looked at alone. The outcome for a record never depends on the lot it was in.
 """
 
-import hashlib
 import itertools
 import operator
 import re
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
+import xxhash
 
 from etl import categories, numbers
 from etl.model import Reject
@@ -36,7 +36,8 @@ class Home(msgspec.Struct, frozen=True):
 class Rows(msgspec.Struct):
     """Records that can be loaded, as columns: whose they are, where they stood, and themselves.
 
-    ``digests`` are of the minified texts as the source wrote them, ``sizes`` the lengths of those in bytes.
+    ``digests`` are of the minified texts as the source wrote them, ``sizes`` the lengths of those in bytes. A digest tells
+    a record that changed from one that did not, and nothing else: xxh3 does that at twenty to fifty times SHA-256's speed.
     """
 
     uids: list[str] = msgspec.field(default_factory=list)
@@ -95,7 +96,7 @@ class Checker:
         """
         texts = cleaning.minify_all(lot)
         ready = lot.records if texts is lot.texts else None
-        digests = [hashlib.sha256(text).digest()[:16] for text in texts]
+        digests = list(map(xxhash.xxh3_128_digest, texts))
         numbers = list(range(len(texts)))
         suspects = cleaning.suspects(lot, texts, self._stored(ready)).union(lot.faults)
         if suspects:
@@ -188,25 +189,30 @@ class Checker:
             kept = [(number, record) for number, record in zip(numbers, records, strict=True) if record is not None]
             numbers, records = [number for number, _ in kept], [record for _, record in kept]
         fields = [list(map(operator.attrgetter(name), records)) for name in self.format.identity]
-        names = [name.strip() for name in fields[0]]
+        names = list(map(str.strip, fields[0]))
         fields[0] = [name.rpartition(".")[0] for name in names]
-        homes: list[Home | None] = []
-        for place, key in enumerate(zip(*fields, strict=True)):
-            home = self._homes.get(key)
-            if home is None or not _is_simple(names[place]):
-                home = self._home(lot, numbers[place], ordinal, records[place], names[place], key)
-            homes.append(home)
-        if not all(homes):
-            left = [place for place, home in enumerate(homes) if home is not None]
-            numbers, names = [numbers[place] for place in left], [names[place] for place in left]
-            homes, records = [homes[place] for place in left], [records[place] for place in left]
+        keys = list(zip(*fields, strict=True))
+        homes: list[Home | None] = list(map(self._homes.get, keys))
+        if not (all(homes) and _are_simple(names)):
+            for place, key in enumerate(keys):
+                home = homes[place] or self._homes.get(key)
+                if home is None or not _is_simple(names[place]):
+                    home = self._home(lot, numbers[place], ordinal, records[place], names[place], key)
+                homes[place] = home
+            if not all(homes):
+                left = [place for place, home in enumerate(homes) if home is not None]
+                numbers, names = [numbers[place] for place in left], [names[place] for place in left]
+                homes, records = [homes[place] for place in left], [records[place] for place in left]
+        offsets, sizes = lot.offsets, list(map(len, texts))
+        if len(numbers) < len(texts):
+            offsets, sizes, digests = ([column[number] for number in numbers] for column in (offsets, sizes, digests))  # type: ignore[assignment]
         return Rows(
-            uids=[name.lower() for name in names],
+            uids=list(map(str.lower, names)),
             homes=homes,  # type: ignore[arg-type]  # none of them is None any more
             ordinals=[ordinal + number for number in numbers],
-            offsets=[lot.offsets[number] for number in numbers],
-            digests=[digests[number] for number in numbers],
-            sizes=[len(texts[number]) for number in numbers],
+            offsets=offsets,
+            digests=digests,
+            sizes=sizes,
             records=records,
         )
 
@@ -264,6 +270,11 @@ def _fault(text: bytes) -> tuple[str, str] | None:
 def _is_simple(name: str) -> bool:
     """Return whether a name that shares all but its last part with a good one is good for that reason alone."""
     return len(name) <= _SURELY_SHORT and name[-1:] != "."
+
+
+def _are_simple(names: list[str]) -> bool:
+    """Return whether all names are."""
+    return max(map(len, names), default=0) <= _SURELY_SHORT and not any(map(str.endswith, names, itertools.repeat(".")))
 
 
 def _name_fault(name: str, powerset: str) -> tuple[str, str] | None:

@@ -52,8 +52,12 @@ def split(options: SplitOptions, progress: Progress | None = None) -> Manifest:
     return run(options, progress).manifest
 
 
-def run(options: SplitOptions, progress: Progress | None = None) -> SplitResult:
+def run(
+    options: SplitOptions, progress: Progress | None = None, meanwhile: Callable[[], None] = lambda: None
+) -> SplitResult:
     """Split the sources into the store, unless that is done already; ranges that an earlier run finished are kept.
+
+    ``meanwhile`` is called once all ranges are there and only one process is at work on the split.
 
     Raises:
         InputError: a source is missing, broken or of unknown format. Nothing is committed then.
@@ -78,7 +82,7 @@ def run(options: SplitOptions, progress: Progress | None = None) -> SplitResult:
         with parallel.Pool(executor) as pool:
             job.pool = pool
             split_ranges(job, progress, tasks.split_range)
-            found = _finish(job)
+            found = _finish(job, meanwhile)
     except InputError:
         # Mended, the source will have another id: nobody would come back for what is here.
         storage.delete(places.split_folder(options.store, job.split_id))
@@ -303,12 +307,12 @@ def _wrong_start(planned: list[ranges.RangeTask], finished: dict[int, RangeDone 
     return []
 
 
-def _finish(job: Job) -> Manifest:
+def _finish(job: Job, meanwhile: Callable[[], None]) -> Manifest:
     """Write the manifest and return it."""
     assert job.pool is not None
     if job.split_id.startswith("stream-"):
         _settle_stream(job)
-    for _, outcome in job.pool.run(tasks.merge, [finish_task(job)]):
+    for _, outcome in job.pool.run(tasks.merge, [finish_task(job)], meanwhile=meanwhile):
         if isinstance(outcome, Exception):
             raise outcome
     return manifest.read(job.options.store, job.split_id)

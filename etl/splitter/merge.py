@@ -3,7 +3,7 @@
 import bisect
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -33,17 +33,15 @@ def merge(task: MergeTask) -> str:
         lost += duplicates.superseded(group)
         for place in group[:-1]:
             totals.drop(place)
-    partitions = totals.partitions()
-    known = entities.build(task, ranges, partitions)
+    known = entities.build(task, ranges, totals.partitions())
     digest = hashlib.sha256()
     for kind, found in known.items():
         digest.update(store_entities.write(task.store, task.split_id, kind, found))
-    titles = {entity["uid"]: entity["display_name"] for entity in known["powersets"]}
+    totals.entitle({entity["uid"]: entity["display_name"] for entity in known["powersets"]})
     rejected = _write_rejects(task, ranges, first)
     lines = [(r.source, start + n, name) for r, start in zip(ranges, first, strict=True) for n, name in r.files]
     store_files.write(task.store, task.split_id, lines)
-    whole = _manifest(task, ranges, first, partitions, lost, digest.hexdigest())
-    whole = replace(whole, partitions=tuple(_titled(p, titles[p.powerset]) for p in partitions))
+    whole = _manifest(task, ranges, first, totals.partitions(), lost, digest.hexdigest())
     if whole.rejects != rejected:
         raise MismatchError(f"{whole.rejects} rejects were counted, {rejected} written")
     check(whole)
@@ -53,10 +51,6 @@ def merge(task: MergeTask) -> str:
     for folder in (places.split_folder(task.store, task.split_id), places.part(task.store, task.split_id, "")):
         storage.delete_partial(folder)
     return task.split_id
-
-
-def _titled(partition: Partition, title: str) -> Partition:
-    return partition if partition.display_name == title else replace(partition, display_name=title)
 
 
 def _parts(task: MergeTask, ranges: Sequence[RangeResult]) -> tuple[Part, ...]:
@@ -98,7 +92,7 @@ def first_ordinals(ranges: Sequence[RangeResult]) -> list[int]:
 
 
 class _Totals:
-    """The partitions as sums over the ranges, less what is superseded."""
+    """The partitions as sums over the ranges, less what is superseded; the ranges' own shares become these sums."""
 
     def __init__(self, ranges: Sequence[RangeResult]) -> None:
         self._shares: dict[tuple[str, str], Share] = {}
@@ -112,7 +106,7 @@ class _Totals:
         key = (share.archetype, share.powerset)
         total = self._shares.get(key)
         if total is None:
-            self._shares[key] = msgspec.structs.replace(share, batches=list(share.batches))
+            self._shares[key] = share
             return
         total.rows += share.rows
         total.bytes += share.bytes
@@ -132,6 +126,11 @@ class _Totals:
         begins = self._begins[place.part, place.batch]
         first = begins[bisect.bisect(begins, place.row) - 1]
         self._drops[place.part, place.batch, first].append(place.row - first)
+
+    def entitle(self, titles: Mapping[str, str]) -> None:
+        """Give each powerset its title."""
+        for total in self._shares.values():
+            total.title = titles.get(total.powerset)
 
     def partitions(self) -> list[Partition]:
         """Return the partitions that have rows, by archetype and powerset."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from etl import limits
+from etl import limits, parallel
 from etl.model import Reject, SourceInfo
 from etl.sources.ranges import RangeTask
 from etl.store.results import RangeResult
@@ -128,7 +128,8 @@ def merge(task: MergeTask) -> str:
     """Write the manifest; see etl.splitter.merge."""
     from etl.splitter import merge as merging
 
-    return merging.merge(task)
+    with parallel.uncollected():
+        return merging.merge(task)
 
 
 def try_range(task: RangeTask) -> RangeDone:

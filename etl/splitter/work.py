@@ -1,7 +1,6 @@
 """One range of a source, from bytes to parts: the task that a worker process runs."""
 
 import contextlib
-import gc
 import time
 from array import array
 from collections import Counter
@@ -11,7 +10,7 @@ from typing import Protocol, Self
 
 import msgspec
 
-from etl import limits, storage
+from etl import limits, parallel, storage
 from etl.sources import FORMATS, Format, mids, ranges
 from etl.sources.cutting import Lot
 from etl.sources.records import Checker, Rows, explain
@@ -61,11 +60,8 @@ def split_range(task: ranges.RangeTask) -> RangeDone:
 def finish(work: "Work", begun: float) -> RangeDone:
     """Do the work of a range that began at ``begun``, and commit it by its result."""
     task = work.task
-    gc.disable()  # nothing here makes cycles, and the collector would look at every record again and again
-    try:
+    with parallel.uncollected():
         work.run()
-    finally:
-        gc.enable()
     place = (task.store, task.split_id, task.number)
     storage.write_bytes(places.in_range(*place, "uids"), work.uids)
     if work.refused:

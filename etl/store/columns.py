@@ -50,7 +50,7 @@ def builder(record: type[msgspec.Struct], names: Sequence[str]) -> Callable[[Row
             numbers(pa.int64(), array("q", rows.offsets)),
             pa.array([home.archetype for home in rows.homes], pa.string()),
             pa.array([home.powerset for home in rows.homes], pa.string()),
-            pa.array(rows.digests, pa.binary(16)),
+            pa.Array.from_buffers(pa.binary(16), len(rows), [None, pa.py_buffer(b"".join(rows.digests))]),
         ]
         for (name, kind), values in zip(fields, _turned(rows.records, [name for name, _ in fields]), strict=True):
             if kind is msgspec.Raw:
@@ -87,14 +87,13 @@ def numbers(kind: pa.DataType, values: "array[int]") -> pa.Array:
 def _turned(records: Sequence[Any], names: Sequence[str]) -> Iterator[Sequence[Any]]:
     """Yield the values of each field of the records.
 
-    All values in one list, of which every n-th is of one field: three times as fast as fetching each field of each
-    record by its name. Records need not be of one type, since one that was mended was decoded by itself.
+    By all their values at once: four times as fast as fetching each field of each record by its name. Records need not
+    be of one type, since one that was mended was decoded by itself.
     """
-    kinds = set(map(type, records))
-    if len(kinds) == 1:
-        places = {field.name: place for place, field in enumerate(msgspec.structs.fields(kinds.pop()))}
-        values = list(itertools.chain.from_iterable(map(msgspec.structs.astuple, records)))
-        return (values[places[name] :: len(places)] for name in names)
+    if len(set(map(type, records))) == 1:
+        columns = zip(*map(msgspec.structs.astuple, records), strict=True)
+        values = dict(zip(records[0].__struct_fields__, columns, strict=True))
+        return (values[name] for name in names)
     return (list(map(operator.attrgetter(name), records)) for name in names)
 
 

@@ -8,7 +8,6 @@ batch are whose.
 import contextlib
 import itertools
 import struct
-import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
@@ -17,6 +16,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pyarrow.ipc
+import xxhash
 
 from etl import storage
 from etl.errors import StoreError
@@ -29,6 +29,9 @@ from etl.store.results import Batch, Share
 _BATCH_BYTES = 1024 * 1024
 _POWERSET_BYTES = 4 * _BATCH_BYTES
 _OPEN_PARTS = 64
+# A column costs some microseconds however few rows become one: 128 rows at a time take as long as more do.
+_LOT_ROWS = 128
+_LOT_BYTES = 4 * _BATCH_BYTES
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 
@@ -47,9 +50,9 @@ _Cut = tuple[str, list[_Slice]]
 class PartWriter:
     """Takes the rows of one range in file order, and writes them by archetype and powerset.
 
-    Rows become columns at once, and are held as such until they take ``budget_bytes``: columns take less memory than
-    their Python objects do, so there are fewer and bigger record batches, and each costs something. A record batch has
-    at most ``batch_rows`` rows. Files appear when the block ends without an error.
+    Rows become columns as soon as there are some, and are held as such until they take ``budget_bytes``: columns take
+    less memory than their Python objects do, so there are fewer and bigger record batches, and each costs something. A
+    record batch has at most ``batch_rows`` rows. Files appear when the block ends without an error.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class PartWriter:
         self._sizes = array("I")
         self._hashes = array("Q")
         self._held = 0
+        self._waiting, self._waiting_bytes = Rows(), 0
         self._files = contextlib.ExitStack()
         self._writers: dict[str, _Part] = {}
         self.shares: dict[tuple[str, str], Share] = {}
@@ -79,6 +83,7 @@ class PartWriter:
     ) -> None:
         with self._files:  # which takes the files away where something below fails
             if kind is None:
+                self._turn()
                 self._flush()
             for part in self._writers.values():
                 part.writer.close()
@@ -92,16 +97,25 @@ class PartWriter:
 
     def add(self, rows: Rows) -> None:
         """Take rows; they are written at once when the budget is reached."""
+        self._waiting.extend(rows)
+        self._waiting_bytes += sum(rows.sizes)
+        if len(self._waiting) >= _LOT_ROWS or self._waiting_bytes >= _LOT_BYTES:
+            self._turn()
+        if self._held >= self._budget:
+            self._flush()
+
+    def _turn(self) -> None:
+        """Let the rows that wait become columns."""
+        rows, self._waiting, self._waiting_bytes = self._waiting, Rows(), 0
         if not rows:
             return
         batch = self._build(rows, self._source)
         self._batches.append(batch)
         self._homes += rows.homes
         self._sizes.extend(rows.sizes)
-        self._hashes.extend(map(_hash, map(str.encode, rows.uids)))
+        # Two names with the same hash only cost a second look.
+        self._hashes.extend(map(xxhash.xxh3_64_intdigest, map(str.encode, rows.uids)))
         self._held += batch.nbytes
-        if self._held >= self._budget:
-            self._flush()
 
     def _flush(self) -> None:
         """Write all rows that are held."""
@@ -214,11 +228,6 @@ def _by_powerset(batch: pa.RecordBatch) -> tuple[pa.Array, list[tuple[tuple[str,
 def batch_of(format: Format, rows: Rows, source: int) -> pa.RecordBatch:
     """Return rows as a record batch, in their order."""
     return columns.builder(format.record, format.names)(rows, source)
-
-
-def _hash(name: bytes) -> int:
-    """Return 64 bits of a name. Two names with the same ones only cost a second look; sha256 costs five times this."""
-    return zlib.crc32(name) << 32 | zlib.adler32(name)
 
 
 class Reader:

@@ -2,7 +2,7 @@
 
 from etl import storage
 
-VERSION = 1
+VERSION = 2
 
 MANIFEST = "manifest.json"
 LATEST = "LATEST"

@@ -46,6 +46,7 @@ def field(memory_limit: str, jobs: int) -> list[Contender]:
         _other("polars + ADBC", "polars_adbc", jobs, "adbc_driver_postgresql"),
         _other("dlt", "dlt_dicts", jobs, "dlt"),
         _other("SQLAlchemy bulk insert", "sqlalchemy_bulk", jobs, "sqlalchemy"),
+        _other("SQLAlchemy add_all", "sqlalchemy_objects", jobs, "sqlalchemy"),
         _other("naive importer", "naive", jobs, "sqlalchemy", most=NAIVE_RECORDS),
     ]  # fmt: skip
 

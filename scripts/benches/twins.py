@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from benches.common import etl, say
-from etl.sources import FORMATS, cleaning, exactness, shapes, typed, utf8
+from etl import numbers
+from etl.sources import FORMATS, cleaning, exactness, shapes, typed, utf8, vast
 from etl.transforms import cod, i12, nested
 
 _BYTES = 4 << 20
@@ -58,13 +59,14 @@ def _pairs(shape: str, source: Path) -> list[tuple[str, Callable[[], object], Ca
     kind, effects = _effects(shape, texts)
     names = kind.__struct_fields__
     return [
-        ("cut and decode", twice, lambda: typed.cut(buffer, end, layout.separator, layout.lead, record), end),
+        ("cut and decode", twice, lambda: typed.Taker(record, layout.separator, layout.lead).cut(buffer, end), end),
         (
             "utf-8",
             lambda: [cleaning.invalid_utf8(t) for t in texts if not t.isascii()],
             lambda: utf8.is_valid(whole),
             end,
         ),
+        ("vast numbers", lambda: numbers.may_be_huge(whole), lambda: vast.may_hold(whole), end),
         (
             "fields of effects",
             lambda: [[getattr(effect, name) for effect in effects] for name in names],
