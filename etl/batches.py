@@ -10,11 +10,15 @@ _FEW_RUNS = 8
 
 
 def coalesce(batches: Iterable[pa.RecordBatch], rows: int, size: int) -> Iterator[pa.RecordBatch]:
-    """Yield batches of about ``rows`` records or ``size`` bytes: most powersets are too small to be worth a round."""
+    """Yield batches of about ``rows`` records or ``size`` bytes: most powersets are too small to be worth a round.
+
+    A batch counts with the buffers that it holds, a slice with those of the whole one. To add up what it refers to in each
+    column (``nbytes``) takes twenty times as long, which was a fifth of the time for reading the December export.
+    """
     held: list[pa.RecordBatch] = []
     held_rows = held_bytes = 0
     for batch in batches:
-        batch_bytes = batch.nbytes  # once: it looks at every column
+        batch_bytes = batch.get_total_buffer_size()
         if held and (held_rows + batch.num_rows > rows or held_bytes + batch_bytes > size):
             yield pa.concat_batches(held)
             held, held_rows, held_bytes = [], 0, 0

@@ -1,9 +1,9 @@
-"""The records of some names: slices and the filter, the fast way and the slow one, agree."""
+"""Small batches come together; the records of some names are the same by slices and by the filter."""
 
 import pyarrow as pa
 import pytest
 
-from etl.batches import named
+from etl.batches import coalesce, named
 
 MASKS = [
     "",
@@ -19,6 +19,16 @@ MASKS = [
     "0" * 30 + "1" * 30,
     "1" + "0" * 99,
 ]
+
+
+def test_small_batches_come_together_in_order():
+    """Up to the rows or the bytes that are asked for; one that is bigger comes alone."""
+    batches = [pa.record_batch({"n": pa.array(range(first, first + 10), pa.int64())}) for first in range(0, 100, 10)]
+
+    for rows, size, heights in ((30, 10_000, [30, 30, 30, 10]), (100, 200, [20] * 5), (1, 1, [10] * 10)):
+        found = list(coalesce(batches, rows, size))
+        assert [batch.num_rows for batch in found] == heights
+        assert [n for batch in found for n in batch.column("n").to_pylist()] == list(range(100))
 
 
 @pytest.mark.parametrize("mask", MASKS)

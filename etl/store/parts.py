@@ -338,5 +338,7 @@ def with_ordinals(batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
     if not first:
         return batch
     index = batch.schema.get_field_index("ordinal")
-    ordinals = array("q", [number + first for number in batch.column(index).to_pylist()])
+    column = batch.column(index)
+    held = memoryview(column.buffers()[1]).cast("q")  # pyarrow's own list takes four times as long
+    ordinals = array("q", [number + first for number in held[column.offset : column.offset + len(column)]])
     return batch.set_column(index, batch.schema.field(index), columns.numbers(pa.int64(), ordinals))

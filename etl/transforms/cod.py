@@ -286,7 +286,7 @@ def _params(values: list[msgspec.Raw]) -> list[Text]:
 
 def _seconds(duration: Text) -> float | None:
     """Return the seconds in "N seconds", 0 for Instant, None for UntilKilled and whatever else is said."""
-    found = re.fullmatch(r"(-?[\d.]+(?:[eE][-+]?\d+)?) seconds?", duration or "")
+    found = re.fullmatch(r"(-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?) seconds?", duration or "")
     if found:
         return float(found[1])
     return 0.0 if duration == "Instant" else None

@@ -55,6 +55,16 @@ def test_ordinals_count_from_the_start_of_the_source(tmp_path, monkeypatch):
     assert ordinals == list(range(30))
 
 
+@pytest.mark.parametrize(("first", "rows"), [(0, 7), (2, 3), (6, 1), (3, 0)])
+def test_ordinals_of_a_slice_are_its_own(first, rows):
+    """Read from the buffer that it shares, they are those that its list has."""
+    batch = pa.record_batch({"ordinal": pa.array(range(7), pa.int64())}).slice(first, rows)
+    slow = [ordinal + 100 for ordinal in batch.column("ordinal").to_pylist()]
+
+    assert parts.with_ordinals(batch, 100).column("ordinal").to_pylist() == slow
+    assert parts.with_ordinals(batch, 0).equals(batch)
+
+
 @given(
     st.lists(
         st.sampled_from(["pool.b", "pool.a", "epic.a", "pool.ä", "pool.a_", "npc.z", "blaster_ranged.x"]), min_size=1

@@ -257,6 +257,27 @@ def test_effect_groups_survive_quotes_and_overflow():
     assert (found["type"], found["summary"]["avg_scale"]) == ('a"\\\n\u00e9', None)
 
 
+@pytest.mark.parametrize(
+    ("duration", "seconds"),
+    [(".5 seconds", 0.5), ("5. second", 5.0), ("2e1 seconds", 20.0), ("..5 seconds", None), ("1.2.3 seconds", None)],
+)
+def test_odd_durations(duration, seconds):
+    """Points are no number: what is none says nothing, and stops no load."""
+    row = one("power_effects", template(duration=duration))
+
+    assert (row["duration_s"], row["until_killed"]) == (seconds, False)
+
+
+def test_a_json_column_of_which_some_rows_say_nothing_has_the_empty_list_there():
+    """The others keep their text, as where all rows say something."""
+    records = [power("A.B.C", boosts_allowed=["X"]), power("A.B.D"), power("A.B.E", boosts_allowed=None)]
+    frames, _ = built(*records)
+    alone = [built(record)[0]["powers"]["allowed_enhancements"].to_list() for record in records]
+
+    assert frames["powers"]["allowed_enhancements"].to_list() == ['["X"]', "[]", "[]"]
+    assert [text for texts in alone for text in texts] == ['["X"]', "[]", "[]"]
+
+
 def test_json_columns_keep_the_text_of_the_source():
     """The JSON is not written again: 1.0 stays 1.0, key order and unknown keys stay."""
     frames, _ = built(power(effects=[group(template(), unknown={"z": 1.0, "a": 1e3})], modes_required=["X"]))
