@@ -12,6 +12,7 @@ _MOST_REWRITTEN = 40  # digits of a whole number that is written out: no integer
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*', re.DOTALL)
 _EXPONENT_DIGITS = 4  # a shorter exponent needs many digits to be out of range
 _LONG = 10_000
+_NUMERIC = tuple(b"%c" % byte for byte in b"-0123456789")
 _DIGIT, _MARK = b"0", b"e"
 _SHAPE = bytearray(b" " * 256)
 for _byte in b"0123456789":
@@ -48,7 +49,12 @@ def fits_jsonb(number: bytes) -> bool:
 
 
 def whole(number: bytes) -> bytes:
-    """Return a number that is whole though written with a point or an exponent (1.0, 2e3) as an integer; else itself."""
+    """Return a number that is whole though written with a point or an exponent (1.0, 2e3) as an integer; else itself.
+
+    So does any other JSON value come back.
+    """
+    if number[:1] not in _NUMERIC:
+        return number
     mantissa, _, power = number.lower().partition(b"e")
     before, _, fraction = mantissa.lstrip(b"-").partition(b".")
     if len(power) > 3:

@@ -61,6 +61,7 @@ REJECTED = {
     "a level beyond 16 bits": (record(b'"available_level":32767'), "out_of_range"),
     "half a level": (record(b'"available_level":1.5'), "wrong_type"),
     "a level as a text": (record(b'"available_level":"1"'), "wrong_type"),
+    "a float before a level as a word": (record(b'"max_boosts":6.0,"available_level":"Current"'), "wrong_type"),
     "a number jsonb does not hold": (in_group(b"1e131072"), "out_of_range"),
     "one too small for jsonb": (in_group(b'["1e9999999",-1E-16384]'), "out_of_range"),
     "601 levels": (in_group(DEEP), "too_deep"),

@@ -74,3 +74,9 @@ def test_a_number_that_is_written_as_an_integer_is_the_same_number(number: str) 
     assert (found.lstrip("-").isdigit() and (found.lstrip("-") == "0" or not found.lstrip("-").startswith("0"))) or (
         found == number and (not is_whole or Decimal(number) == 0)
     )
+
+
+@pytest.mark.parametrize("text", [b'"Current"', b'"1e5"', b"true", b"null", b"[1e2]", b'{"e": 1}', b'""', b'"-1.0e"'])
+def test_what_is_no_number_comes_back_as_it_is(text):
+    """A word in the place of a number: whoever decodes it says what is wrong."""
+    assert numbers.whole(text) == text

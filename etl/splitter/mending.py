@@ -103,7 +103,7 @@ class Mending(msgspec.Struct):
     def _transform(self, rows: Rows, number: int) -> dict[int, Reject]:
         """Return what the transforms refuse of some rows, by ordinal."""
         batch = parts.batch_of(self.form, rows, number)
-        _, refused = tables.build(self.form.name, batch, context_of(rows), tables.LEAF_TABLES)
+        _, refused = tables.build(self.form.name, batch, context_of(rows), ())
         return {r.ordinal: r for r in store_rejects.placed(refused, batch, self.task.store, self.base)}
 
     def identity(self) -> str:
