@@ -254,7 +254,10 @@ def run(
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Keep the collector from looking again and again at many objects that make no cycles."""
+    """Keep the collector from looking again and again at many objects that make no cycles.
+
+    It looks at what is left once it is on again, so this belongs round the call that lets go of them.
+    """
     gc.disable()
     try:
         yield

@@ -4,8 +4,8 @@ Such a number has an exponent of four digits or more, or ten thousand digits in 
 ``e``, any one byte (a sign or a digit), and three digits; as it does not matter whether it is found too often, a digit
 here is any byte of the form 0x3_.
 
-Beside `numbers.may_be_huge`: 0.5 instead of 0.85 ms for a megabyte of nested values, which is a twentieth of the whole
-split of nested records (`scripts/bench.py twins`); tests/sources/test_vast.py has the two agree.
+Beside `numbers.may_be_huge`: 0.56 instead of 0.87 ms for a megabyte, which is a twentieth of the whole split of nested
+records (`scripts/bench.py twins`); tests/sources/test_vast.py has the two agree.
 """
 
 import functools

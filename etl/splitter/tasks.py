@@ -121,7 +121,8 @@ def split_range(task: RangeTask) -> RangeDone:
     """Split one range; see etl.splitter.work."""
     from etl.splitter import work
 
-    return work.split_range(task)
+    with parallel.uncollected():
+        return work.split_range(task)
 
 
 def merge(task: MergeTask) -> str:
@@ -136,7 +137,8 @@ def try_range(task: RangeTask) -> RangeDone:
     """Validate one range; see etl.splitter.trial."""
     from etl.splitter import trial
 
-    return trial.try_range(task)
+    with parallel.uncollected():
+        return trial.try_range(task)
 
 
 def try_every_key(task: RangeTask) -> RangeDone:

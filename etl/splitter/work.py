@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 import msgspec
 
-from etl import limits, parallel, storage
+from etl import limits, storage
 from etl.sources import FORMATS, Format, mids, ranges
 from etl.sources.cutting import Lot
 from etl.sources.records import Checker, Rows, explain
@@ -60,8 +60,7 @@ def split_range(task: ranges.RangeTask) -> RangeDone:
 def finish(work: "Work", begun: float) -> RangeDone:
     """Do the work of a range that began at ``begun``, and commit it by its result."""
     task = work.task
-    with parallel.uncollected():
-        work.run()
+    work.run()
     place = (task.store, task.split_id, task.number)
     storage.write_bytes(places.in_range(*place, "uids"), work.uids)
     if work.refused:

@@ -28,6 +28,7 @@ PARTS = {
     "sources/typed.py": "cut, decode",
     "sources/cleaning.py": "checks",
     "sources/utf8.py": "checks",
+    "sources/vast.py": "checks",
     "numbers.py": "checks",
     "sources/records.py": "digests, names",
     "store/columns.py": "Arrow columns",
