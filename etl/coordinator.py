@@ -553,10 +553,7 @@ def _check_parts(run: _Run, leaves: Sequence[Leaf]) -> None:
 
 
 def _round_off(run: _Run, names: Sequence[str], meanwhile: Callable[[], None]) -> None:
-    """Have workers register what the leaves enrolled, and analyze partitioned tables; call ``meanwhile`` while they do.
-
-    One worker less than there are: what the server does ``meanwhile`` is the longest of all, and has a core to itself.
-    """
+    """Have workers register what the leaves enrolled, and analyze partitioned tables; call ``meanwhile`` while they do."""
     tasks: list[StatisticsTask | EnrolTask] = [
         StatisticsTask(build=run.build, epoch=run.epoch, schema=run.schema, table=name) for name in names
     ]
@@ -571,8 +568,7 @@ def _round_off(run: _Run, names: Sequence[str], meanwhile: Callable[[], None]) -
         )
         tasks.insert(0, enrolment)
     _stop_here(run)
-    window = max(1, run.pool.workers - 1)
-    if len(list(collect(run.pool, work.round_off, tasks, run.stop, window, meanwhile))) < len(tasks):
+    if len(list(collect(run.pool, work.round_off, tasks, run.stop, len(tasks), meanwhile))) < len(tasks):
         _stop_here(run)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 import pyarrow as pa
+from psycopg import errors
 
 from etl import chained, db, ddl, line, receipts
 from etl.errors import Incomplete, MismatchError
@@ -95,10 +96,13 @@ def enrol(task: EnrolTask) -> receipts.Receipt:
                 f"another run has given powers their ids while build {task.build} was loaded; nothing was published",
                 "run the same command again",
             )
+        is_bare = _is_bare(connection)
         with connection.pipeline():
             if task.resolves:
                 connection.execute(db.query("resolve_enrolled", schema=schema))
             enrolled = connection.execute(db.query("enrol_powers", schema=schema))
+            if is_bare:
+                connection.execute(db.query("give_keys_back"))
             connection.execute(db.query("drop_table", relation=db.identifier(task.schema, TABLE)))
             ddl.index_directory(connection, task.schema)
         receipt = receipt_of(task, enrolled.rowcount, sent.fetchall()[0][0])
@@ -106,6 +110,20 @@ def enrol(task: EnrolTask) -> receipts.Receipt:
             receipts.record(connection, task.build, receipt)
             connection.execute("commit")
     return receipt
+
+
+def _is_bare(connection: db.Connection) -> bool:
+    """Take the keys of the empty registry away, if we may: to make them anew takes half the time in which they grow.
+
+    Of 360,659 names 0.4 instead of 0.9 s, and a finish of 1.7 instead of 2.0. False, and nothing changed, where the role
+    does not own the registry, something else in the database leans on its keys, or somebody is looking at it.
+    """
+    try:
+        with connection.transaction():
+            connection.execute(db.query("take_keys_away"))
+    except (errors.InsufficientPrivilege, errors.DependentObjectsStillExist, errors.LockNotAvailable):
+        return False
+    return True
 
 
 def receipt_of(task: EnrolTask | RegisterTask, rows: int, size: int) -> receipts.Receipt:

@@ -234,6 +234,18 @@ where e.uid = p.required_uid
   and p.required_kind = 'power'
   and p.required_power_id is null;
 
+-- name: take_keys_away
+-- From the empty registry, for the rest of the transaction; nobody is waited for.
+lock table etl.power_key in access exclusive mode nowait;
+alter table etl.power_key
+drop constraint power_key_pkey,
+drop constraint power_key_uid_key;
+
+-- name: give_keys_back
+alter table etl.power_key
+add constraint power_key_pkey primary key (id),
+add constraint power_key_uid_key unique (uid);
+
 -- name: enrol_powers
 -- The first powers of a database, all at once.
 insert into etl.power_key (id, uid)

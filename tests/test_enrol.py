@@ -13,6 +13,12 @@ from etl.model import Event
 from etl.verify import verify
 
 RECORDS = 900
+KEYS = """
+    select conname, pg_get_constraintdef(oid)
+    from pg_constraint
+    where conrelid = 'etl.power_key'::regclass and contype in ('p', 'u')
+    order by 1
+"""
 
 
 @pytest.fixture(scope="session", params=["cod", "i12"])
@@ -41,6 +47,30 @@ def test_enrolled_powers_have_the_ids_that_registration_gives(store: str, dsn: s
     assert registry(dsn) == before == registry(empty_dsn)
     assert checksums(dsn) == checksums(empty_dsn)
     assert not verify(dsn).findings
+
+
+@pytest.mark.parametrize("how", ["a foreign key", "a view", "a reader"])
+def test_a_registry_that_others_lean_on_keeps_its_keys(how: str, store: str, dsn: str, empty_dsn: str) -> None:
+    """It is filled as it is then; nobody is waited for, and what leans on it stays."""
+    leaning = {
+        "a foreign key": "create table public.notes (power bigint references etl.power_key (id))",
+        "a view": "create view public.names as select id, uid from etl.power_key group by id",
+        "a reader": "lock table etl.power_key in access share mode",
+    }
+    coordinator.load(options(store, empty_dsn))
+    with psycopg.connect(dsn) as connection:
+        connection.execute(leaning[how])
+        if how != "a reader":
+            connection.commit()
+        coordinator.load(options(store, dsn))
+        connection.commit()
+        here = connection.execute(KEYS).fetchall()
+    with psycopg.connect(empty_dsn) as connection:
+        there = connection.execute(KEYS).fetchall()
+
+    assert [name for name, _ in here] == ["power_key_pkey", "power_key_uid_key"]
+    assert here == there
+    assert registry(dsn) == registry(empty_dsn)
 
 
 def test_references_between_leaves_are_resolved(store: str, dsn: str) -> None:
