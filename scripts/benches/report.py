@@ -48,24 +48,36 @@ def _entry(runs: list[dict[str, Any]], limits: dict[tuple[str, int], float]) -> 
     }
 
 
-PHASES = ("imports", "start", "split", "plan", "check", "register", "load", "index", "finish", "publish")
+LOADING = ("imports", "start", "split", "plan", "check", "register", "load", "index")
+"""The phases up to where the tables compared have their rows and indexes; the others make what the limit does not have."""
+PHASES = (*LOADING, "finish", "publish")
 WORK = ("read", "transform", "encode", "send", "server_wait", "index")
 
 
 def parts(summary: list[dict[str, Any]]) -> str:
     """Return what the runs of etl say their seconds went to, as a Markdown table: phases, and the work of "load".
 
-    The work is that of all workers added up: two workers do twice as many seconds of it as the phase takes.
+    The work is that of all workers added up: two workers do twice as many seconds of it as the phase takes. The last
+    column is the sum of the phases ``LOADING``, beside the limit.
     """
-    names = [*PHASES, *(f"{name.replace('_', ' ')} (workers)" for name in WORK)]
+    limits = {
+        entry["server"]: entry["median_s"] for entry in summary if entry["contender"] == LIMIT and entry["counts"]
+    }
+    names = [*PHASES, *(f"{name.replace('_', ' ')} (workers)" for name in WORK), "tables loaded"]
     rows = [
         [f"{entry['server']}, {entry['contender']}"]
         + [f"{entry['timings'].get(name, 0.0):.1f}" for name in (*PHASES, *(f"worker_{name}" for name in WORK))]
+        + [_loaded(entry["timings"], limits.get(entry["server"]))]
         for entry in summary
         if entry.get("timings")
     ]
     head = [["seconds", *names], ["---"] * (len(names) + 1)] if rows else []
     return "\n".join(f"| {' | '.join(row)} |" for row in [*head, *rows])
+
+
+def _loaded(timings: dict[str, float], limit: float | None) -> str:
+    seconds = sum(timings.get(name, 0.0) for name in LOADING)
+    return f"{seconds:.1f}, {seconds / limit:.2f} times the limit" if limit else f"{seconds:.1f}"
 
 
 def table(summary: list[dict[str, Any]]) -> str:
