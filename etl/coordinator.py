@@ -194,6 +194,11 @@ def load(
     return msgspec.structs.replace(result, seconds=clock.total, timings=run.parts())
 
 
+def has_room(options: config.LoadOptions, workers: int) -> bool:
+    """Whether so many processes stay under the memory limit while they hold no data."""
+    return COORDINATOR_BYTES + workers * WORKER_BASE_BYTES <= options.memory_limit_bytes
+
+
 def executor_of(options: config.LoadOptions, round_trip_s: float, free: int) -> str:
     """Return the executor: to a server that is far away twice the processes, since half of them wait.
 
@@ -464,7 +469,7 @@ def _begin(run: _Run) -> None:
         branches = {leaf.archetype: leaf.archetype_id for leaf in run.leaves if not leaf.is_only}
         made = renewal.made(connection, below)
         ddl.create_build(connection, schema, branches, deferred=run.options.deferred, names=made, homes=run.extensions)
-        if "powers" in run.wanted:
+        if below is None and "powers" in run.wanted:
             keys.begin_enrolment(connection, schema)
         if below is not None:
             renewal.lean(connection, below, run.build, schema)
@@ -564,6 +569,7 @@ def _round_off(run: _Run, names: Sequence[str], meanwhile: Callable[[], None]) -
             schema=run.schema,
             split_id=run.manifest.split_id,
             version="1",
+            rows=run.manifest.rows,
             resolves="power_prerequisites" in run.wanted,
         )
         tasks.insert(0, enrolment)

@@ -91,7 +91,8 @@ def open_connection(dsn: str, *, name: str) -> Connection:
     given = conninfo.conninfo_to_dict(dsn)
     own: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT_S, **_KEEPALIVE}
     own = {key: value for key, value in own.items() if key not in given}
-    connection = psycopg.connect(dsn, autocommit=True, application_name=name, **own)
+    # What we send is UTF-8, whatever the environment says: binary COPY would take the same bytes for other characters.
+    connection = psycopg.connect(dsn, autocommit=True, application_name=name, client_encoding="UTF8", **own)
     try:
         connection.execute(query("prepare_session"))
     except BaseException:

@@ -52,11 +52,13 @@ def load_leaf(task: LeafTask) -> LeafResult:
             reason = _refusal(task, guilty, clock, 0, task.leaf.rows)
             if reason is None:  # it is not the records: they pass without being put down anywhere
                 raise
-            refusal = partial(_refusal, task, dict(guilty), clock)
+            refusal, known = partial(_refusal, task, dict(guilty), clock), len(guilty)
             for position, why in halving.guilty(0, task.leaf.rows, reason, refusal):
                 guilty[position] = why
                 if len(guilty) > most_guilty(task.leaf.rows):
                     raise
+            if len(guilty) == known:  # it is none of those that are left: what is copied beside them, then
+                raise
 
 
 def most_guilty(rows: int) -> int:

@@ -79,13 +79,14 @@ class RegisterTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnrolTask(msgspec.Struct, frozen=True, kw_only=True):
-    """A build whose leaves are loaded, and have enrolled their powers; ``resolves`` says that it has prerequisites."""
+    """A build whose leaves are loaded, and have enrolled so many powers; ``resolves`` says that it has prerequisites."""
 
     build: int
     epoch: int
     schema: str
     split_id: str
     version: str
+    rows: int
     resolves: bool
 
 

@@ -83,6 +83,11 @@ def _rights(facts: SimpleNamespace, schema: str) -> Iterator[Problem]:
     role = f'"{facts.role}"'
     if facts.version < OLDEST_VERSION:
         yield Problem(message=f"PostgreSQL {facts.version_name} is too old", remedy="use PostgreSQL 14 or newer")
+    if facts.encoding != "UTF8":
+        yield Problem(
+            message=f"database {facts.database} is in {facts.encoding}, which does not hold every name and text",
+            remedy="name another one: create database game encoding 'UTF8' template template0",
+        )
     if facts.read_only:
         yield Problem(message="the server is read-only (a replica?)", remedy="name the primary: --dsn")
     if not facts.may_create:

@@ -216,7 +216,11 @@ select exists (select from etl.power_key);
 create table {enrolment} (
     id bigint not null,
     uid text not null
-);
+) with (autovacuum_enabled = off);
+
+-- name: close_enrolment
+-- Nobody else has it from here on to the end of the transaction, in which it is dropped.
+lock table {schema}.enrolment in access exclusive mode;
 
 -- name: bytes_of_enrolment
 -- What the leaves of a build have sent for its directory and for the registry, by the log.
@@ -1756,6 +1760,7 @@ select current_setting('server_version_num')::integer as version,
        current_setting('server_version') as version_name,
        current_user as role,
        current_database() as database,
+       current_setting('server_encoding') as encoding,
        pg_is_in_recovery() or current_setting('default_transaction_read_only')::boolean as read_only,
        has_database_privilege(current_database(), 'create') as may_create,
        l.build is not null as has_ledger,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from split_support import i12, save
 
 import etl
 from etl import config, coordinator, db, ddl, generate, publish, tables
@@ -415,3 +416,19 @@ def test_a_partitioned_table_has_finer_statistics_than_its_leaves(store: str, ds
 
     assert kept == (0,)
     assert 2 < bounds[False] < bounds[True]
+
+
+def test_texts_do_not_depend_on_the_encoding_of_the_environment(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PGCLIENTENCODING is for programs that read what they are told; a load sends UTF-8."""
+    name, text = "Blaster_Ranged.Fire_Blast.Glut\u00f6fen", "Gl\u00fcht \u2014 \u03a9"
+    save(tmp_path / "i12.json", [i12(name, DisplayName=text)])
+    etl.split(str(tmp_path / "i12.json"), store=str(tmp_path / "store"), executor="inline://")
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    coordinator.load(options(str(tmp_path / "store"), dsn))
+    monkeypatch.delenv("PGCLIENTENCODING")
+    with psycopg.connect(dsn) as connection:
+        found = connection.execute("select internal_name, display_name from game.powers").fetchall()
+
+    assert found == [(name, text)]

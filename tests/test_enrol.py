@@ -4,11 +4,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from split_support import i12, save
 from test_coordinator import checksums, options
 
 import etl
 from etl import coordinator, generate
-from etl.errors import Incomplete, Interrupted
+from etl.errors import Incomplete, Interrupted, Refused
 from etl.model import Event
 from etl.verify import verify
 
@@ -146,3 +147,25 @@ def test_an_enrolment_that_was_overtaken_while_it_stood_still_begins_again(
     assert result.leaves_kept == 0
     assert not verify(dsn).findings
     assert not verify(dsn, "other").findings
+
+
+def test_names_that_the_server_refuses_end_the_load(dsn: str, tmp_path: Path) -> None:
+    """No record is at fault, since all names are put down whichever are tried: none is set aside, and there is an end."""
+    save(tmp_path / "i12.json", [i12(f"Blaster_Ranged.Fire_Blast.{name}") for name in ("Flares", "Fire_Ball")])
+    etl.split(str(tmp_path / "i12.json"), store=str(tmp_path / "store"), executor="inline://")
+
+    def forbid(event: Event) -> None:
+        if event.phase == "load" and event.unit == "rows" and not event.done:
+            with psycopg.connect(dsn) as connection:
+                connection.execute("alter table game_b1.enrolment add check (uid not like '%flares')")
+
+    with pytest.raises(Refused, match="enrolment"):
+        coordinator.load(options(str(tmp_path / "store"), dsn), forbid)
+    with psycopg.connect(dsn) as connection:
+        left = connection.execute(
+            "select (select count(*) from etl.reject), (select count(*) from etl.receipt)"
+        ).fetchone()
+
+    assert left is not None
+    assert left[0] == 0
+    assert registry(dsn) == []

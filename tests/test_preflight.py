@@ -8,7 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from command_line import refusal, run
-from psycopg import conninfo
+from places import in_database
+from psycopg import conninfo, sql
 from split_support import cod, save
 from split_support import run as split
 
@@ -83,6 +84,26 @@ def test_a_read_only_server_is_refused(dsn: str, manifest: Manifest, tmp_path: P
 
     assert "read-only" in sentence
     assert "primary" in following
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_of_another_encoding_is_refused(
+    encoding: str, server_dsn: str, manifest: Manifest, tmp_path: Path
+) -> None:
+    """It would hold other characters than the source, and nobody would notice."""
+    del manifest
+    name = sql.Identifier(f"etl_test_{encoding.lower()}")
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
+        create = "create database {} encoding {} locale 'C' template template0"
+        connection.execute(sql.SQL(create).format(name, sql.Literal(encoding)))
+        try:
+            done = run("load", "--dsn", in_database(server_dsn, f"etl_test_{encoding.lower()}"), cwd=tmp_path)
+        finally:
+            connection.execute(sql.SQL("drop database {} with (force)").format(name))
+    said, remedy = refusal(done, 4)
+
+    assert f"is in {encoding}, which does not hold every name and text; nothing was begun" in said
+    assert remedy == "name another one: create database game encoding 'UTF8' template template0"
 
 
 def test_too_few_connections_and_locks_are_counted(dsn: str, manifest: Manifest) -> None:

@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -251,7 +250,12 @@ def rebuild(sources: tuple[str, ...], **given: Any) -> None:
     warm = warming(given)
     options = load_options(given, split_id=None, fresh=True)
     with _loaders(options) as pool:
-        get_ready = partial(pool.warm, *work.LOAD_MODULES)  # while the split is put together by one process
+
+        def get_ready() -> None:
+            """Start the load's workers beside those of the split, if the memory limit has room for both."""
+            if coordinator.has_room(options, 2 * pool.workers):
+                pool.warm(*work.LOAD_MODULES)
+
         done = with_progress(given, lambda report: splitter.run(split_options(sources, given), report, get_ready))
         clock.lap("split")
         if not given["as_json"]:
