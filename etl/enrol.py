@@ -3,8 +3,8 @@
 A leaf knows how many powers come before it, so it numbers its own, and puts them down with its rows: in the directory,
 and in a table of the build from where they all come into the registry at once, beside the view and the statistics. Ids
 are those that ``etl.register`` gives an empty registry, which is its slow twin (tests/test_enrol.py has them agree):
-that is one transaction before the first leaf, with the other cores idle. A first load of 360,659 flat records takes 0.8
-of the time (`scripts/bench.py contenders --shape i12`, the versions in turns).
+that is one transaction before the first leaf, with the other cores idle. A first load of 360,659 flat records takes 0.9
+of the time (`scripts/bench.py contenders --shape i12 --only "etl load"`, the versions in turns).
 """
 
 from collections.abc import Mapping, Sequence
