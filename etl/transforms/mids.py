@@ -93,20 +93,10 @@ def parse(batch: pa.RecordBatch, wanted: Collection[str] = TABLES) -> Parsed:
         rejects=rejects,
         powers=_powers(records, values["Requires"]) if "powers" in wanted else pl.DataFrame(),
         given=_GIVEN,
-        lists=_lists(values["Effects"], wanted),
+        lists=Lists.flat(values["Effects"], wanted, _effects),
         references=_references(values["Requires"]) if "power_prerequisites" in wanted else [],
         boosts=values["BoostsAllowed"],
         categories=values["SetTypes"].map(lambda numbers: list(map(str, numbers))),
-    )
-
-
-def _lists(effects: Values, wanted: Collection[str]) -> Lists:
-    if "powers" not in wanted and "power_effects" not in wanted:
-        return Lists()
-    return Lists(
-        frame=_effects(effects.distinct, full="power_effects" in wanted),
-        numbers=effects.numbers,
-        group_counts=list(map(len, effects.distinct)),
     )
 
 

@@ -1,7 +1,8 @@
 """What a format's module makes of a record batch: the same frames whatever the format."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import chain, count, repeat
+from typing import Self
 
 import msgspec
 import polars as pl
@@ -33,6 +34,20 @@ class Lists(msgspec.Struct, frozen=True, kw_only=True):
     frame: pl.DataFrame = msgspec.field(default_factory=pl.DataFrame)
     numbers: list[int] = []
     group_counts: list[int] = []
+
+    @classmethod
+    def flat(cls, effects: Values, wanted: Collection[str], frame: Callable[..., pl.DataFrame]) -> Self:
+        """Return lists in which each effect is a group of its own; empty unless a table that needs them is wanted.
+
+        ``frame(lists, full=…)`` makes the frame, with all columns of power_effects if it is asked for ``full``.
+        """
+        if "powers" not in wanted and "power_effects" not in wanted:
+            return cls()
+        return cls(
+            frame=frame(effects.distinct, full="power_effects" in wanted),
+            numbers=effects.numbers,
+            group_counts=list(map(len, effects.distinct)),
+        )
 
     def spread(self) -> tuple[pl.Series, pl.Series]:
         """Return for every effect of every record, in order, the row of the record and that of the effect in ``frame``."""
