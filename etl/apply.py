@@ -132,7 +132,8 @@ def _add_leaf(connection: db.Connection, schema: str, name: str, leaf: Leaf) -> 
     """Make a leaf alone, then attach it: ATTACH blocks no reader, PARTITION OF would."""
     ddl.create_leaf(connection, schema, name, leaf.name)
     connection.execute(ddl.check_leaf(schema, name, leaf.name, ddl.bounds(leaf.archetype_id, None, None)))
-    for statement in ddl.attachments(connection, schema, [name], [leaf]):
+    partitions = ddl.ask_partitions(connection, schema).fetchall()
+    for statement in ddl.attachments(partitions, schema, [name], [leaf]):
         connection.execute(statement)
 
 

@@ -41,6 +41,13 @@ def record(
     connection.execute(db.query("record_audit"), values)
 
 
+def record_end(connection: db.Connection, run: int, *, outcome: str, message: str | None = None) -> None:
+    """Append a line on a run of the import log, whose command stands there without passwords."""
+    values = {"who": _user(), "host": socket.gethostname(), "run": run, "outcome": outcome}
+    message = message and config.redact_command(message)
+    connection.execute(db.query("record_audit_of_run"), {**values, "message": message})
+
+
 @contextmanager
 def watched(connection: db.Connection, *, command: str | None, live_schema: str, build: int | None) -> Iterator[None]:
     """Append a line before the block and one behind it, whatever happens inside; no command: this process's own."""

@@ -80,8 +80,8 @@ class LoadOptions:
     """Options of ``etl load``. ``tables`` empty means all; ``schema`` is the live schema that applications read.
 
     ``lock_timeout_s`` is the longest wait for a view's lock per attempt, ``publish_timeout_s`` for all of them.
-    ``retry_timeout_s`` is how long a database that went away is waited for. ``more_when_far`` lets twice the processes of
-    the executor load where the server is far away.
+    ``retry_timeout_s`` is how long a database that went away is waited for. ``more_when_far`` lets each
+    process of the executor load several leaves at once where the server is far away.
     With more rejects than ``max_rejects``, those of the split included, nothing is published.
     ``durability`` is safe or fast, ``indexes`` after, before or deferred, ``defer_indexes`` the method of indexes that alone
     are deferred (docs/switches.md says what each is good for).

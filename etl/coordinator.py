@@ -7,7 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -58,6 +58,7 @@ from etl.plan import (
 from etl.receipts import Receipt
 from etl.store import entities
 from etl.store import manifest as manifests
+from etl.workers import MOST_THREADS
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -129,7 +130,7 @@ class _Run(msgspec.Struct, kw_only=True):
 
     def parts(self) -> dict[str, float]:
         """Return what the time up to the last lap went to; see ``etl.timings``."""
-        workers = timings.of_workers(self.stints, self.spans, self.pool.workers) if self.spans else {}
+        workers = timings.of_workers(self.stints, self.spans, self.pool.tasks) if self.spans else {}
         return {**self.clock.seconds, **timings.named(workers, self.publish_steps)}
 
 
@@ -140,11 +141,13 @@ def load(
     stop: Callable[[], bool] = lambda: False,
     clock: timings.Clock | None = None,
     pool: parallel.Pool | None = None,
+    line: session.Session | None = None,
 ) -> LoadResult:
     """Load the store's latest split (or ``options.split_id``) into a build and publish it; go on where one was stopped.
 
     A ``clock`` that runs already, because the run began before, is gone on with: its laps are among the timings. ``pool``
     are workers of ``options.executor`` that are starting already, and end when the load is done, or else with the caller.
+    ``line`` is a session that the caller has opened for the load (``hold``), and closes.
 
     Raises:
         StoreError: the store holds no finished split, or one of another version.
@@ -162,17 +165,20 @@ def load(
     if options.split_id is None:
         _check_sources(manifest)
     where = dsn.resolve(options.dsn)
-    name = f"etl load into {options.schema} by {db.whoami()}"[:63]
-    with metrics.PeakMemory() as memory, session.hold(where, name=name, live_schema=options.schema) as line:
-        free = preflight.require(line.connection, options, manifest)
-        executor = executor_of(options, line.round_trip_s, free)
-        if pool is not None and executor != options.executor:
-            pool.kill()
-            pool = parallel.Pool(executor, {config.DSN_VARIABLE: where})
-            pool.warm(*work.LOAD_MODULES)
-        with pool or parallel.Pool(executor, {config.DSN_VARIABLE: where}) as pool:
-            migrations.ensure(line.connection)
-            line.lock()
+    with metrics.PeakMemory() as memory, nullcontext(line) if line else hold(options) as line:
+        with line.connection.pipeline():
+            lock, facts, ledger_facts = (
+                line.ask_lock(),
+                preflight.ask(line.connection, options),
+                migrations.ask(line.connection),
+            )
+        free = preflight.require(facts, options, manifest)
+        with pool or parallel.Pool(options.executor, {config.DSN_VARIABLE: where}) as pool:
+            if (several := threads(options, line.round_trip_s, free)) > 1:
+                pool.widen(several)
+                pool.warm(*work.LOAD_MODULES, function=work.connect)
+            migrations.ensure(line.connection, ledger_facts)
+            line.lock(lock)
             run = _Run(
                 options=options,
                 manifest=manifest,
@@ -194,24 +200,30 @@ def load(
     return msgspec.structs.replace(result, seconds=clock.total, timings=run.parts())
 
 
+def hold(options: config.LoadOptions) -> AbstractContextManager[session.Session]:
+    """Yield a session for a load, and close it; psycopg's errors leave the block as ``db.connect`` translates them."""
+    name = f"etl load into {options.schema} by {db.whoami()}"[:63]
+    return session.hold(dsn.resolve(options.dsn), name=name, live_schema=options.schema)
+
+
 def has_room(options: config.LoadOptions, workers: int) -> bool:
     """Whether so many processes stay under the memory limit while they hold no data."""
     return COORDINATOR_BYTES + workers * WORKER_BASE_BYTES <= options.memory_limit_bytes
 
 
-def executor_of(options: config.LoadOptions, round_trip_s: float, free: int) -> str:
-    """Return the executor: to a server that is far away twice the processes, since half of them wait.
+def threads(options: config.LoadOptions, round_trip_s: float, free: int) -> int:
+    """Return how many leaves a worker loads at once: several if the server is far away, since most of them wait.
 
-    As many as there is memory for, and connections (``free``); unless somebody said how many.
+    As many as there is memory for, and connections (``free``); unless somebody said how many workers.
     """
-    scheme, workers = parallel.parse(options.executor)
-    if not options.more_when_far or scheme != "process" or round_trip_s < FAR_S:
-        return options.executor
-    free_bytes = options.memory_limit_bytes - COORDINATOR_BYTES
-    room = free_bytes // (WORKER_BASE_BYTES + _BATCH_COPIES * MIN_BATCH_BYTES)
-    more = max(workers, min(2 * workers, room, free))
-    _log.info("the server is %.0f ms away: %s workers", 1000 * round_trip_s, more, extra={"action": "far"})
-    return f"{scheme}://{more}"
+    if not options.more_when_far or round_trip_s < FAR_S:
+        return 1
+    workers = parallel.parse(options.executor)[1]
+    each = (options.memory_limit_bytes - COORDINATOR_BYTES) // workers - WORKER_BASE_BYTES
+    found = max(1, min(MOST_THREADS, each // (_BATCH_COPIES * MIN_BATCH_BYTES), free // workers))
+    away = "the server is %.0f ms away: each worker loads %s leaves at once"
+    _log.info(away, 1000 * round_trip_s, found, extra={"action": "far"})
+    return found
 
 
 def _run(run: _Run) -> LoadResult:
@@ -235,14 +247,7 @@ def _run(run: _Run) -> LoadResult:
             run.pool.warm(*work.LOAD_MODULES)
         with run.phase("plan"):
             _plan(run)
-            run.number = ledger.begin(
-                run.connection,
-                manifest=run.manifest,
-                command=run.options.command,
-                live_schema=run.options.schema,
-                build=run.build,
-                workers=run.pool.workers,
-            )
+            _read_what_is_done(run)
     _work(run)
     with run.phase("finish"):
         gather = partial(_round_off, run)
@@ -345,11 +350,12 @@ def _plan(run: _Run) -> None:
     """Find the build to go on with, or begin one; from here on, older workers of it are gone."""
     run.build, run.leaves = 0, []
     paths = [*map(ddl.table_file, tables.TABLES), *(path for _, path in ddl.views())]  # a build has all tables
-    run.extensions = ddl.extension_homes(run.connection, paths)
     values = {"schema": run.options.schema}
     with run.connection.pipeline():
+        extensions = ddl.ask_extensions(run.connection, paths)
         unfinished = run.connection.execute(db.query("unfinished_builds"), values)
         half_dropped = run.connection.execute(db.query("half_dropped_builds"), values)
+    run.extensions = ddl.found_extensions(run.connection, extensions)
     for build, split_id, names, versions, plan in unfinished:
         current = versions == renewal.versions(run.wanted) and tuple(names) == run.wanted
         _take_over(run.connection, build)
@@ -360,18 +366,30 @@ def _plan(run: _Run) -> None:
             _drop(run.connection, run.options.schema, build)
     for (build,) in half_dropped:
         _drop(run.connection, run.options.schema, build)
-    if not run.build:
+    if run.build:
+        run.epoch = _take_over(run.connection, run.build)
+    else:
         _begin(run)
     run.schema = publish.schema_of(run.options.schema, run.build)
-    run.epoch = _take_over(run.connection, run.build)
-    _read_what_is_done(run)
 
 
 def _read_what_is_done(run: _Run) -> None:
+    """Read where the build stands, and write the run's line into the import log unless it is there."""
+    begun: db.Cursor | None = None
     with run.connection.pipeline():
         done = receipts.ask(run.connection, run.build)
         finished = finish.ask_finished(run.connection, run.build)
         enrols = keys.ask_enrolment(run.connection, run.schema)
+        if not run.number:
+            begun = ledger.begin(
+                run.connection,
+                manifest=run.manifest,
+                command=run.options.command,
+                live_schema=run.options.schema,
+                build=run.build,
+                workers=run.pool.workers,
+            )
+    run.number = int(begun.fetchall()[0][0]) if begun else run.number
     run.done, run.is_finished = receipts.answered(done), bool(finished.fetchall()[0][0])
     run.enrols = bool(enrols.fetchall()[0][0])
 
@@ -445,7 +463,7 @@ def _begin(run: _Run) -> None:
     manifest, connection, below = run.manifest, run.connection, run.below
     archetypes = entities.read(run.options.store, manifest, "archetypes")
     powersets = entities.read(run.options.store, manifest, "powersets")
-    with connection.transaction():
+    with db.at_once(connection):
         archetype_ids, powerset_ids = keys.register(connection, archetypes, powersets)
         if below is None:
             run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids)
@@ -464,7 +482,7 @@ def _begin(run: _Run) -> None:
                 "plan": json.dumps([msgspec.structs.asdict(leaf) for leaf in run.leaves]),
             },
         ).fetchone()
-        run.build = int(row[0]) if row else 0
+        run.build, run.epoch = row or (0, 0)
         schema = publish.schema_of(run.options.schema, run.build)
         branches = {leaf.archetype: leaf.archetype_id for leaf in run.leaves if not leaf.is_only}
         made = renewal.made(connection, below)
@@ -474,19 +492,18 @@ def _begin(run: _Run) -> None:
         if below is not None:
             renewal.lean(connection, below, run.build, schema)
         entity_rows = keys.entity_rows(archetypes, powersets, archetype_ids, powerset_ids)
-        rows = keys.copy_entities(connection, schema, entity_rows, names=[n for n in keys.ENTITY_TABLES if n in made])
-        with connection.pipeline():
-            keys.index_entities(connection, schema, rows)
-            for name, count in rows.items():
-                receipt = Receipt(
-                    table=name,
-                    leaf="all",
-                    digest=manifest.entities_digest,
-                    version=ddl.version(name),
-                    rows=count,
-                    bytes=0,
-                )
-                receipts.record(connection, run.build, receipt)
+        rows = keys.insert_entities(connection, schema, entity_rows, names=[n for n in keys.ENTITY_TABLES if n in made])
+        keys.index_entities(connection, schema, rows)
+        for name, count in rows.items():
+            receipt = Receipt(
+                table=name,
+                leaf="all",
+                digest=manifest.entities_digest,
+                version=ddl.version(name),
+                rows=count,
+                bytes=0,
+            )
+            receipts.record(connection, run.build, receipt)
 
 
 def _work(run: _Run) -> None:
@@ -746,6 +763,7 @@ def _is_loaded(run: _Run, leaf: Leaf) -> bool:
 
 def _task(run: _Run, leaf: Leaf, ids: Mapping[str, int], first_id: int | None) -> LeafTask:
     return LeafTask(
+        run=run.number,
         build=run.build,
         epoch=run.epoch,
         schema=run.schema,
@@ -761,7 +779,7 @@ def _task(run: _Run, leaf: Leaf, ids: Mapping[str, int], first_id: int | None) -
         extensions=tuple(run.extensions.items()),
         renews=run.below is not None,
         batch_rows=run.options.batch_rows,
-        batch_bytes=batch_bytes(run.options, run.pool.workers),
+        batch_bytes=batch_bytes(run.options, run.pool.workers, run.pool.threads),
         durability=run.options.durability,
         indexes=run.options.indexes,
         deferred=run.options.deferred,
@@ -771,19 +789,17 @@ def _task(run: _Run, leaf: Leaf, ids: Mapping[str, int], first_id: int | None) -
     )
 
 
-def batch_bytes(options: config.LoadOptions, workers: int) -> int:
-    """Return how many bytes of records a worker may take at once within the memory limit.
+def batch_bytes(options: config.LoadOptions, workers: int, threads: int = 1) -> int:
+    """Return how many bytes of records each thread of a worker may take at once within the memory limit.
 
     A worker holds a batch several times over: as read, as Python objects, as columns of the tables, as encoded for COPY.
     """
     budget = (options.memory_limit_bytes - COORDINATOR_BYTES) // workers - WORKER_BASE_BYTES
-    return max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, budget // _BATCH_COPIES))
+    return max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, budget // threads // _BATCH_COPIES))
 
 
 def _note_leaf(run: _Run, result: LeafResult) -> None:
-    """Write a leaf's line into the log of the run."""
-    with run.session.losing():
-        ledger.log_leaf(run.connection, run.number, run.build, result.leaf, result.rows, result.bytes, result.seconds)
+    """Add a leaf to what the run has done."""
     run.sent.update(result.bytes)
     if result.stint:
         run.stints.append(result.stint)

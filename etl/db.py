@@ -3,6 +3,7 @@
 import getpass
 import os
 import re
+import select
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import psycopg
 from psycopg import conninfo, sql
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from etl import resources
 from etl.errors import DatabaseError, Refused, Transient, UsageError
@@ -99,6 +100,21 @@ def open_connection(dsn: str, *, name: str) -> Connection:
         connection.close()
         raise
     return connection
+
+
+def has_spoken(connection: Connection) -> bool:
+    """Whether the server has said something unasked: a good-bye (restart, pg_terminate_backend, time-out), or less."""
+    return bool(select.select([connection.fileno()], [], [], 0)[0])
+
+
+@contextmanager
+def together(connection: Connection) -> Iterator[None]:
+    """Send the block's statements without waiting for each; inside such a block they go along with that one's."""
+    if connection.pgconn.pipeline_status == PipelineStatus.ON:
+        yield
+    else:
+        with connection.pipeline():
+            yield
 
 
 @contextmanager

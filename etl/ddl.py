@@ -23,6 +23,9 @@ from etl.plan import Leaf
 _PLAIN = "create index {index} on {table}"
 _SCALARS = ("int2", "int4", "int8", "float8", "bool", "text")
 
+Asked = Mapping[str, db.Cursor]
+"""Questions that the server was asked together, by name; the answers may be read behind a pipeline."""
+
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
     """One index section: its published name, its statement with holes {index} and {table}, what it needs.
@@ -101,7 +104,17 @@ def home(connection: db.Connection, schema: str, name: str) -> str:
 def homes(connection: db.Connection, schema: str, names: Iterable[str]) -> dict[str, str]:
     """Return the ``home`` of each of a build's relations."""
     with connection.pipeline():
-        asked = {name: connection.execute(db.query("home"), {"schema": schema, "name": name}) for name in names}
+        asked = ask_homes(connection, schema, names)
+    return found_homes(asked, schema)
+
+
+def ask_homes(connection: db.Connection, schema: str, names: Iterable[str]) -> Asked:
+    """Ask for the ``home`` of each of a build's relations, maybe beside other questions; for ``found_homes``."""
+    return {name: connection.execute(db.query("home"), {"schema": schema, "name": name}) for name in names}
+
+
+def found_homes(asked: Asked, schema: str) -> dict[str, str]:
+    """Return what was asked for by ``ask_homes``."""
     rows = {name: cursor.fetchone() for name, cursor in asked.items()}
     return {name: str(row[0]) if row else schema for name, row in rows.items()}
 
@@ -120,16 +133,28 @@ def _installed(connection: db.Connection, extension: str, row: tuple[Any, ...] |
         return row[0] if row else None
     if not row[1]:
         return None
-    connection.execute(db.query("create_extension", name=db.identifier(extension)))
-    row = connection.execute(db.query("extension"), {"name": extension}).fetchone()
+    with db.together(connection):
+        connection.execute(db.query("create_extension", name=db.identifier(extension)))
+        asked = connection.execute(db.query("extension"), {"name": extension})
+    row = asked.fetchone()
     return str(row[0]) if row else None
 
 
 def extension_homes(connection: db.Connection, paths: Iterable[str]) -> dict[str, str | None]:
     """Return the extensions that indexes of these files need, each with its schema as ``extension_schema`` has it."""
-    needed = {index.requires for path in paths for index in indexes(path) if index.requires}
     with connection.pipeline():
-        asked = {name: connection.execute(db.query("extension"), {"name": name}) for name in sorted(needed)}
+        asked = ask_extensions(connection, paths)
+    return found_extensions(connection, asked)
+
+
+def ask_extensions(connection: db.Connection, paths: Iterable[str]) -> Asked:
+    """Ask for the extensions that indexes of these files need, maybe beside other questions; for ``found_extensions``."""
+    needed = {index.requires for path in paths for index in indexes(path) if index.requires}
+    return {name: connection.execute(db.query("extension"), {"name": name}) for name in sorted(needed)}
+
+
+def found_extensions(connection: db.Connection, asked: Asked) -> dict[str, str | None]:
+    """Return what was asked for by ``ask_extensions``, installing what can be; see ``extension_schema``."""
     return {name: _installed(connection, name, cursor.fetchone()) for name, cursor in asked.items()}
 
 
@@ -180,7 +205,7 @@ def create_build(
     partitioned = [name for name in names if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
     if homes is None:
         homes = extension_homes(connection, map(table_file, partitioned))
-    with connection.pipeline():
+    with db.together(connection):
         connection.execute(db.query("create_schema", schema=db.identifier(schema)))
         for name in names:
             for heading, body in db.sections(table_file(name)):
@@ -268,14 +293,18 @@ def _scalars(name: str) -> list[str]:
     return [column for column, kind in tables.spec(name).columns.items() if kind in _SCALARS]
 
 
+def ask_partitions(connection: db.Connection, schema: str) -> db.Cursor:
+    """Ask for the partitions of a schema: name, parent, whether it is a leaf."""
+    return connection.execute(db.query("partitions_of_schema"), {"schema": schema})
+
+
 def attachments(
-    connection: db.Connection, schema: str, names: Iterable[str], leaves: Sequence[Leaf]
+    partitions: Iterable[tuple[Any, ...]], schema: str, names: Iterable[str], leaves: Sequence[Leaf]
 ) -> Iterator[db.Statement]:
     """Yield what attaches each table's leaves to their archetype's branch, or in its place; parents adopt their indexes.
 
-    A leaf that is attached already is left out.
+    ``partitions`` is the answer to ``ask_partitions``; a leaf that is attached already is left out.
     """
-    partitions = connection.execute(db.query("partitions_of_schema"), {"schema": schema}).fetchall()
     is_leaf = {name: bool(whether) for name, _, whether in partitions}
     for table, leaf in itertools.product(names, leaves):
         name, branch = f"{table}_{leaf.name}", f"{table}_{leaf.archetype}"

@@ -28,7 +28,7 @@ def finish(
     ``extensions`` are those that the views' indexes need, as ``ddl.extension_homes`` has them.
 
     Meanwhile ``gather(tables, views)`` has the statistics of the partitioned tables gathered, in other sessions, and calls
-    ``views``. Links come after both: they take a lock that ANALYZE would wait for.
+    ``views``, which begins the transaction. Links come after both: they take a lock that ANALYZE would wait for.
 
     Each leaf is attached in a transaction of its own, which a later run need not do again: the server tells every session
     of each relation that is touched, and a session that is told of some 4,000 at once forgets all it knew of the
@@ -39,18 +39,22 @@ def finish(
     Raises:
         MismatchError: a table does not hold the rows its receipts name.
     """
-    homes = ddl.homes(connection, schema, ddl.relations(tables.TABLES))
+    with connection.pipeline():
+        asked_homes = ddl.ask_homes(connection, schema, ddl.relations(tables.TABLES))
+        partitions = ddl.ask_partitions(connection, schema)
+    homes = ddl.found_homes(asked_homes, schema)
     own = [name for name in wanted if homes[name] == schema]
     partitioned = [name for name in own if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
-    db.each_at_once(connection, list(ddl.attachments(connection, schema, partitioned, leaves)))
+    db.each_at_once(connection, list(ddl.attachments(partitions, schema, partitioned, leaves)))
 
     def views() -> None:
         with connection.pipeline():
+            connection.execute("begin")
             for name, path in ddl.views():
                 if homes[name] == schema:
                     ddl.create_view(connection, schema, name, path, extensions)
 
-    with connection.transaction():
+    try:
         gather(partitioned, views)
         with connection.pipeline():
             linked = {name: db.identifier(homes[name], name) for name in ("archetypes", "powersets", "powers")}
@@ -62,7 +66,13 @@ def finish(
                 connection.execute(db.query("unresolve_missing", schema=db.identifier(schema)))
             asked = _ask_counts(connection, schema, wanted)
             connection.execute(db.query("finish_build"), {"build": build})
-        return _proven(asked, done)
+        rows = _proven(asked, done)
+        connection.execute("commit")
+    except BaseException:
+        if not connection.closed:
+            connection.rollback()
+        raise
+    return rows
 
 
 def counted(

@@ -28,12 +28,12 @@ def register(
     """
     archetype_uids = [entity["uid"] for entity in archetypes]
     powerset_uids = [entity["uid"] for entity in powersets]
-    with connection.pipeline():
+    with db.together(connection):
         connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
         connection.execute(db.query("register_archetypes"), {"uids": archetype_uids})
         connection.execute(db.query("register_powersets"), {"uids": powerset_uids})
         archetype_ids = connection.execute(db.query("archetype_ids"))
-        found = connection.execute(db.query("powerset_ids"), {"uids": powerset_uids})
+        found = powerset_ids(connection, powerset_uids)
     return dict(archetype_ids.fetchall()), dict(found.fetchall())
 
 
@@ -47,9 +47,7 @@ def begin_enrolment(connection: db.Connection, schema: str) -> None:
 
     To be called in the transaction that gave out the ids of archetypes and powersets.
     """
-    row = connection.execute(db.query("some_power_is_known")).fetchone()
-    if row == (False,):
-        connection.execute(db.query("create_enrolment", enrolment=db.identifier(schema, "enrolment")))
+    connection.execute(db.query("create_enrolment", enrolment=db.identifier(schema, "enrolment")))
 
 
 def ask_enrolment(connection: db.Connection, schema: str) -> db.Cursor:
@@ -97,34 +95,37 @@ def index_entities(connection: db.Connection, schema: str, names: Iterable[str])
         ddl.analyze(connection, schema, name, name)
 
 
-def copy_entities(
+def insert_entities(
     connection: db.Connection,
     schema: str,
     rows: EntityRows,
     prefix: str = "",
     names: Collection[str] = ENTITY_TABLES,
 ) -> dict[str, int]:
-    """COPY the rows into ``<prefix>archetypes`` and ``<prefix>powersets``; return the rows per table."""
+    """Insert the rows into ``<prefix>archetypes`` and ``<prefix>powersets``; return the rows per table.
+
+    They go as JSON in one statement for each table, which waits for nothing in a pipeline, as a COPY would.
+    """
     counts = {}
     for spec, lines in ((archetype_table.SPEC, rows.archetypes), (powerset_table.SPEC, rows.powersets)):
         if spec.name in names:
-            _copy(connection, schema, prefix, spec, lines)
+            relation = db.identifier(schema, prefix + spec.name)
+            columns = sql.SQL(", ").join(map(sql.Identifier, spec.columns))
+            connection.execute(
+                db.query("insert_rows", relation=relation, columns=columns), {"rows": _as_json(spec, lines)}
+            )
             counts[spec.name] = len(lines)
     return counts
 
 
-def _copy(
-    connection: db.Connection, schema: str, prefix: str, spec: TableSpec, lines: Sequence[tuple[object, ...]]
-) -> None:
-    names = sql.SQL(", ").join(map(sql.Identifier, spec.columns))
-    statement = sql.SQL("copy {} ({}) from stdin").format(db.identifier(schema, prefix + spec.name), names)
-    with connection.cursor() as cursor, cursor.copy(statement) as stream:
-        for line in lines:
-            stream.write_row([_array(value) if isinstance(value, list) and value else value for value in line])
-
-
-def _array(values: list[Any]) -> object:
-    """Return an array of texts as PostgreSQL reads it, all quoted: psycopg looks at each whether it needs to be."""
-    if not isinstance(values[0], str):
-        return values
-    return "{" + ",".join(['"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in values]) + "}"
+def _as_json(spec: TableSpec, lines: Sequence[tuple[object, ...]]) -> str:
+    """Return rows as a JSON array of objects; the text of a jsonb column is part of it as it is."""
+    is_json = [kind == "jsonb" for kind in spec.columns.values()]
+    objects = [
+        {
+            name: msgspec.Raw(value.encode()) if whether and isinstance(value, str) else value
+            for name, value, whether in zip(spec.columns, line, is_json, strict=True)
+        }
+        for line in lines
+    ]
+    return msgspec.json.encode(objects).decode()

@@ -340,9 +340,11 @@ def _complete(connection: db.Connection, task: LeafTask) -> None:
 
 
 def _record(connection: db.Connection, task: LeafTask, totals: dict[str, tuple[int, int]]) -> None:
+    """Write the leaf's receipts, and its lines in the import log."""
     for name, version in task.tables:
         rows, size = totals[name]
         receipt = receipts.Receipt(
             table=name, leaf=task.leaf.name, digest=task.leaf.digest, version=version, rows=rows, bytes=size
         )
         receipts.record(connection, task.build, receipt)
+    ledger.log_leaf(connection, task.run, task.build, task.leaf.name, totals)

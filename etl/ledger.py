@@ -40,11 +40,11 @@ def begin(
     build: int,
     workers: int,
     kind: str = "powers",
-) -> int:
-    """Write the first half of a run's row; return its number. Rows that a killed run left open are closed."""
+) -> db.Cursor:
+    """Write the first half of a run's row; one row, its number. Rows that a killed run left open are closed."""
     values = {
         "type": f"{manifest.format} {kind}",
-        "command": command,
+        "command": config.redact_command(command),
         "schema": live_schema,
         "source": ", ".join(source.path for source in manifest.sources),
         "hash": ", ".join(source.sha256 for source in manifest.sources),
@@ -53,12 +53,11 @@ def begin(
         "who": db.whoami(),
         "workers": workers,
     }
-    with connection.pipeline():
+    with db.together(connection):
         close_lost(connection, live_schema)
         begun = connection.execute(db.query("begin_run"), values)
         audit.record(connection, command=command, live_schema=live_schema, build=build, outcome=audit.BEGUN)
-    row = begun.fetchone()
-    return int(row[0]) if row else 0
+    return begun
 
 
 def close_lost(connection: db.Connection, live_schema: str) -> None:
@@ -67,7 +66,7 @@ def close_lost(connection: db.Connection, live_schema: str) -> None:
 
 
 def end(connection: db.Connection, run: int, ending: Ending) -> None:
-    """Write the second half of a run's row."""
+    """Write the second half of a run's row, and what the audit trail says of it."""
     values = {
         "run": run,
         "state": ending.state,
@@ -80,17 +79,9 @@ def end(connection: db.Connection, run: int, ending: Ending) -> None:
         "data": json.dumps(ending.data, ensure_ascii=False).replace("\\u0000", ""),
         "message": ending.message,
     }
-    row = connection.execute(db.query("end_run"), values).fetchone()
-    if row:
-        command, live_schema, build = row
-        audit.record(
-            connection,
-            command=command,
-            live_schema=live_schema,
-            build=build,
-            outcome=ending.state,
-            message=ending.message,
-        )
+    with db.together(connection):
+        connection.execute(db.query("end_run"), values)
+        audit.record_end(connection, run, outcome=ending.state, message=ending.message)
 
 
 def fail(
@@ -105,20 +96,11 @@ def fail(
         _log.warning("the end of run %s could not be written: %s", run, lost)
 
 
-def log_leaf(
-    connection: db.Connection,
-    run: int,
-    build: int,
-    leaf: str,
-    rows: Mapping[str, int],
-    sizes: Mapping[str, int],
-    seconds: float,
-) -> None:
-    """Write a line per table of one leaf, in one round to the server."""
-    same = {"run": run, "build": build, "leaf": leaf, "seconds": seconds}
-    lines = [{**same, "table": table, "rows": count, "bytes": sizes[table]} for table, count in rows.items()]
-    with connection.cursor() as cursor:
-        cursor.executemany(db.query("record_leaf_log"), lines)
+def log_leaf(connection: db.Connection, run: int, build: int, leaf: str, totals: Mapping[str, tuple[int, int]]) -> None:
+    """Write a line for each of a leaf's tables, (rows, bytes), in their transaction, with the seconds since that began."""
+    for table, (rows, size) in totals.items():
+        values = {"run": run, "build": build, "table": table, "leaf": leaf, "rows": rows, "bytes": size}
+        connection.execute(db.query("record_leaf_log"), values)
 
 
 def summary_data(codes: Mapping[str, int], rejects: Sequence[Reject], counts: Mapping[str, int]) -> dict[str, Any]:

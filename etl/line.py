@@ -1,32 +1,41 @@
-"""A worker's line to the database: one connection, kept for the run and lent to one task after another.
+"""A worker's line to the database: one connection of each thread, kept for the run and lent to one task after another.
 
 To connect takes several round trips, as many as half of what a small task waits for in all.
 """
 
 import multiprocessing
 import os
-import select
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 from psycopg.pq import TransactionStatus
 
 from etl import config, db
 
 
+class _Lines(threading.local):
+    """A thread's connections that no task has; one at most, since a thread has one task at a time."""
+
+    def __init__(self) -> None:
+        self.idle: list[db.Connection] = []
+
+
+_lines = _Lines()
+
+
 @contextmanager
 def lent() -> Iterator[db.Connection]:
     """Yield a connection in autocommit mode and outside of a transaction; one that the block leaves open is rolled back.
 
-    The next task of this process gets it again, unless the block failed, or the server has ended it meanwhile. So the
+    The next task of this thread gets it again, unless the block failed, or the server has ended it meanwhile. So the
     block keeps its settings, locks and temporary tables to its transaction. Where the coordinator does the work itself
     (``inline://``) nothing is kept.
 
     Raises:
         DatabaseError: any psycopg error that leaves the block is translated, see ``db.connect``.
     """
-    where, idle = os.environ[config.DSN_VARIABLE], _idle()
+    where, idle = os.environ[config.DSN_VARIABLE], _lines.idle
     with db.translated(where):
         connection = _taken(idle) or _opened(where)
         try:
@@ -42,12 +51,6 @@ def lent() -> Iterator[db.Connection]:
             idle.append(connection)
 
 
-@cache
-def _idle() -> list[db.Connection]:
-    """Return this process's connections that no task has; one at most, since a worker has one task at a time."""
-    return []
-
-
 def _opened(where: str) -> db.Connection:
     connection = db.open_connection(where, name="etl worker")
     connection.prepare_threshold = None  # plans for the ids of each leaf, as a connection of its own would have them
@@ -55,10 +58,10 @@ def _opened(where: str) -> db.Connection:
 
 
 def _taken(idle: list[db.Connection]) -> db.Connection | None:
-    """Take the idle connection; a server that speaks unasked says good-bye (restart, pg_terminate_backend, time-out)."""
+    """Take the idle connection, unless its server has said good-bye."""
     while idle:
         connection = idle.pop()
-        if not connection.closed and not select.select([connection.fileno()], [], [], 0)[0]:
+        if not connection.closed and not db.has_spoken(connection):
             return connection
         connection.close()
     return None

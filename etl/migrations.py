@@ -50,10 +50,16 @@ def available() -> list[Migration]:
 
 def applied(connection: db.Connection) -> list[int]:
     """Return the versions that the database has, in order; empty where there is no schema ``etl``."""
-    row = connection.execute("select to_regclass('etl.migration')").fetchone()
-    if row is None or row[0] is None:
-        return []
-    return [version for (version,) in connection.execute(_VERSIONS)]
+    return _applied(connection, _ask_whether_any(connection))
+
+
+def _ask_whether_any(connection: db.Connection) -> db.Cursor:
+    return connection.execute("select to_regclass('etl.migration') is not null")
+
+
+def _applied(connection: db.Connection, asked: db.Cursor) -> list[int]:
+    """Return the versions, if ``asked`` says that there are any."""
+    return [version for (version,) in connection.execute(_VERSIONS)] if asked.fetchone() == (True,) else []
 
 
 def pending(connection: db.Connection) -> list[Migration]:
@@ -62,8 +68,10 @@ def pending(connection: db.Connection) -> list[Migration]:
     Raises:
         SchemaError: the database is newer than this program, or its schema ``etl`` belongs to something else.
     """
-    _refuse_strangers(connection)
-    return _missing(applied(connection))
+    with db.together(connection):
+        asked = ask(connection)
+    _refuse_strangers(asked)
+    return _missing(_applied(connection, asked.any))
 
 
 def _missing(done: Sequence[int]) -> list[Migration]:
@@ -90,11 +98,14 @@ def migrate(connection: db.Connection) -> list[Migration]:
 
 
 def _apply_all(connection: db.Connection, todo: list[Migration]) -> list[Migration]:
-    if todo:
-        if connection.info.transaction_status != TransactionStatus.IDLE:
-            raise psycopg.ProgrammingError("inside another transaction, which it would commit")
-        connection.execute(db.query("create_ledger"))
-    for migration in todo:
+    if not todo:
+        return []
+    if connection.info.transaction_status != TransactionStatus.IDLE:
+        raise psycopg.ProgrammingError("inside another transaction, which it would commit")
+    if _apply_together(connection, todo):
+        return todo
+    connection.execute(db.query("create_ledger"))
+    for migration in _missing(applied(connection)):
         try:
             _apply(connection, migration)
         except psycopg.Error as error:
@@ -108,21 +119,48 @@ def _apply_all(connection: db.Connection, todo: list[Migration]) -> list[Migrati
     return todo
 
 
+def _apply_together(connection: db.Connection, todo: Sequence[Migration]) -> bool:
+    """Make the table of migrations and apply some, in one round to the server; whether nothing was in the way.
+
+    Where something was, the ones before it are applied.
+    """
+    script = db.query("create_ledger").as_bytes(connection)
+    try:
+        connection.execute(b";\n".join([script, *(_script(connection, migration) for migration in todo)]))
+    except psycopg.Error as error:
+        if db.is_transient(error):
+            raise
+        return False
+    finally:
+        _leave(connection)
+    return True
+
+
 def _apply(connection: db.Connection, migration: Migration) -> None:
     """Apply one migration, in one round to the server, unless another migrator was faster."""
+    try:
+        connection.execute(_script(connection, migration))
+    except psycopg.Error as error:
+        if error.sqlstate != _REPEATED:
+            raise
+    finally:
+        _leave(connection)
+
+
+def _script(connection: db.Connection, migration: Migration) -> bytes:
+    """Return a migration and its record as one transaction."""
     version, name = sql.Literal(migration.version), sql.Literal(migration.name)
     before = sql.SQL("begin;\n{};\n{};\n").format(
         db.query("lock_ledger"), db.query("refuse_repetition", version=version)
     )
     behind = sql.SQL("\n;\n{};\ncommit").format(db.query("record_migration", version=version, name=name))
-    try:
-        connection.execute(before.as_bytes(connection) + migration.text.encode() + behind.as_bytes(connection))
-    except psycopg.Error as error:
-        if error.sqlstate != _REPEATED:
-            raise
-    finally:
-        if not connection.closed:
-            connection.rollback()  # of what did not come to its commit
+    return before.as_bytes(connection) + migration.text.encode() + behind.as_bytes(connection)
+
+
+def _leave(connection: db.Connection) -> None:
+    """Roll back what did not come to its commit."""
+    if not connection.closed:
+        connection.rollback()
 
 
 def create(description: str, folder: Path) -> Path:
@@ -153,19 +191,32 @@ def require(connection: db.Connection) -> None:
         )
 
 
-def ensure(connection: db.Connection) -> None:
+class Asked(msgspec.Struct, frozen=True):
+    """What a database was asked of its schema ``etl``: whether there are migrations, and what else it holds if not."""
+
+    any: db.Cursor
+    foreign: db.Cursor
+
+
+def ask(connection: db.Connection) -> Asked:
+    """Ask what there is of the schema, maybe beside other questions; for ``ensure``."""
+    return Asked(_ask_whether_any(connection), connection.execute(db.query("foreign_relations_in_ledger")))
+
+
+def ensure(connection: db.Connection, asked: Asked | None = None) -> None:
     """Create the schema in a database that has none; an old one is refused with the command that mends it."""
-    done = applied(connection)
+    asked = asked or ask(connection)
+    done = _applied(connection, asked.any)
     if not done:
-        _refuse_strangers(connection)
+        _refuse_strangers(asked)
         _apply_all(connection, _missing(done))
     elif _missing(done):
         require(connection)
 
 
-def _refuse_strangers(connection: db.Connection) -> None:
+def _refuse_strangers(asked: Asked) -> None:
     """Raise SchemaError where schema ``etl`` exists, is not ours, and is not empty."""
-    foreign = connection.execute(db.query("foreign_relations_in_ledger")).fetchall()
+    foreign = asked.foreign.fetchall()
     if foreign:
         names = ", ".join(name for (name,) in foreign[:5])
         raise SchemaError(

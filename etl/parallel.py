@@ -1,8 +1,8 @@
 """The door to other processes: an executor factory, a window of tasks in flight, suspects retried alone.
 
 Only ``submit``, ``wait`` and ``shutdown`` of an executor are used, so that any ``concurrent.futures.Executor`` will do.
-One killed worker breaks a whole ``ProcessPoolExecutor`` without saying which task did it: every task that was in flight
-is a suspect and runs again alone, and one that kills its worker alone as well comes back as ``WorkerDied``.
+One killed worker breaks a whole executor, which does not say which task did it: every task that was in flight is a suspect
+and runs again alone, and one that kills its worker alone as well comes back as ``WorkerDied``.
 """
 
 import atexit
@@ -16,12 +16,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from etl.errors import UsageError, WorkerDied
+from etl.workers import Workers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -76,6 +78,7 @@ class Pool:
     def __init__(self, executor: str, environment: Mapping[str, str] | None = None) -> None:
         """Name the executor; ``environment`` is set in each worker once it runs (so it may hold a password)."""
         self._scheme, self.workers = parse(executor)
+        self.threads = 1
         self._environment = dict(environment or {})
         self._executor: Executor | None = None
         self._started = 0  # the workers of the executor: as many as were warmed first, else all
@@ -83,8 +86,20 @@ class Pool:
 
     @property
     def window(self) -> int:
-        """How many tasks are in flight unless a run says otherwise: one per worker, and one waiting for each."""
-        return 2 * self.workers
+        """How many tasks are in flight unless a run says otherwise: one per thread, and one waiting for each worker."""
+        return self.tasks + self.workers
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks are done at once."""
+        return self.workers * self.threads
+
+    def widen(self, threads: int) -> None:
+        """Let each worker do so many tasks at once from now on; inline there is one."""
+        if self._scheme != "inline":
+            self.threads = max(self.threads, threads)
+            if isinstance(self._executor, Workers):
+                self._executor.widen(self.threads)
 
     @property
     def is_started(self) -> bool:
@@ -206,22 +221,23 @@ class Pool:
             return InlineExecutor()
         os.environ.update({name: value for name, value in WORKER_ENVIRONMENT.items() if name not in os.environ})
         arguments = (os.getpid(), self._environment)
-        executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker, initargs=arguments)
-        # All start at the first task: where one dies while another is being started, CPython (3.11) loses its way.
-        executor._safe_to_dynamically_spawn_children = False  # type: ignore[attr-defined]
+        executor = Workers(workers, get_context("spawn"), _start_worker, arguments)
+        executor.widen(self.threads)
         return executor
 
-    def warm(self, *modules: str, workers: int | None = None) -> None:
-        """Let workers, all unless told, start and import what their tasks need, while the caller goes on."""
+    def warm(self, *modules: str, workers: int | None = None, function: Callable[[], None] | None = None) -> None:
+        """Let workers, all unless told, start and import what their tasks need, while the caller goes on.
+
+        Each thread of theirs calls the ``function`` then.
+        """
         if self._scheme != "inline":
             if self._executor is None:
                 self._started = workers or self.workers
-            self._warming = [self._submit(_import, modules) for _ in range(self._started)]
+            self._warming += [self._submit(_import, (modules, function)) for _ in range(self._started * self.threads)]
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers that run now."""
-        processes = getattr(self._executor, "_processes", None) or {}
-        return list(processes)
+        return [process.pid for process in _processes(self._executor) if process.pid is not None]
 
     def close(self, *, wait: bool = True) -> None:
         """Let the workers end, and wait for that."""
@@ -238,9 +254,8 @@ class Pool:
         self._warming.clear()
         if executor is None:
             return
-        for process in list((getattr(executor, "_processes", None) or {}).values()):
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+        for process in _processes(executor):
+            process.kill()
         executor.shutdown(wait=True, cancel_futures=True)
 
 
@@ -283,13 +298,18 @@ def _born_deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _import(modules: Iterable[str]) -> None:
-    """Import modules; what they leave behind stays, so the garbage collector need not look at it, now or later."""
-    gc.disable()
-    for name in modules:
-        importlib.import_module(name)
-    gc.freeze()
-    gc.enable()
+def _import(task: tuple[Iterable[str], Callable[[], None] | None]) -> None:
+    """Import modules, and call the function.
+
+    What they leave behind stays, so the garbage collector need not look at it, now or later.
+    """
+    modules, function = task
+    with uncollected():
+        for name in modules:
+            importlib.import_module(name)
+        gc.freeze()
+    if function is not None:
+        function()
 
 
 def _start_worker(parent: int, environment: Mapping[str, str]) -> None:
@@ -307,6 +327,10 @@ def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_PARENT_CHECK_S)
     os._exit(1)
+
+
+def _processes(executor: Executor | None) -> list[BaseProcess]:
+    return executor.processes if isinstance(executor, Workers) else []
 
 
 def _is_broken(future: "Future[Any]") -> bool:

@@ -37,7 +37,7 @@ class Leaf(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeafTask(msgspec.Struct, frozen=True, kw_only=True):
-    """One leaf of a build: where its records are, where its rows go.
+    """One leaf of a build: where its records are, where its rows go; ``run`` is the number of the load in the import log.
 
     ``tables`` are (name, version) pairs of what to load, ``powerset_ids`` the ids of the leaf's powersets in their order,
     ``extensions`` (name, schema) pairs of those that indexes need, None where the server lacks one: every leaf would ask
@@ -47,6 +47,7 @@ class LeafTask(msgspec.Struct, frozen=True, kw_only=True):
     leaf gives up. ``first_id`` is that of the leaf's first power where its powers are enrolled (``etl.enrol``).
     """
 
+    run: int
     build: int
     epoch: int
     schema: str

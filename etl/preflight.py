@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 from psycopg.rows import namedtuple_row
@@ -25,6 +26,8 @@ OLDEST_VERSION = 140_000
 SIZE_FACTORS = {"cod": 0.75, "mids": 0.75, "i12": 3.0}
 _SPARE_BYTES = 64 << 20
 _ARCHETYPES = 30
+
+Asked = tuple[health.Asked, health.Asked]
 _LOCKS_ELSEWHERE = 500
 
 
@@ -42,31 +45,36 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 def check(connection: db.Connection, options: config.LoadOptions, manifest: Manifest | None = None) -> list[Problem]:
     """Return what is in the way of a load with these options (of this split), worst first; maybe nothing."""
-    return _look(connection, options, manifest)[0]
+    with db.together(connection):
+        asked = ask(connection, options)
+    return _look(asked, options, manifest)[0]
+
+
+def ask(connection: db.Connection, options: config.LoadOptions) -> Asked:
+    """Ask the server what there is to know, maybe beside other questions; for ``require``."""
+    cursor = connection.cursor(row_factory=namedtuple_row)
+    cursor.execute(db.query("preflight_facts"), {"schema": options.schema})
+    return cursor, health.ask(connection)
 
 
 def _look(
-    connection: db.Connection, options: config.LoadOptions, manifest: Manifest | None
+    asked: Asked, options: config.LoadOptions, manifest: Manifest | None
 ) -> tuple[list[Problem], SimpleNamespace]:
     """Return the problems, and the facts that they come from."""
-    with connection.pipeline():
-        cursor = connection.cursor(row_factory=namedtuple_row)
-        cursor.execute(db.query("preflight_facts"), {"schema": options.schema})
-        asked = health.ask(connection)
-    row = cursor.fetchone()
+    row: Any = asked[0].fetchone()
     facts = SimpleNamespace(**row._asdict()) if row else SimpleNamespace()
     found = [*_rights(facts, options.schema), *_capacity(facts, options, manifest), *_space(facts, manifest)]
-    found += _advice(facts, health.compared(asked).changeable)
+    found += _advice(facts, health.compared(asked[1]).changeable)
     return sorted(found, key=lambda problem: problem.is_advice), facts
 
 
-def require(connection: db.Connection, options: config.LoadOptions, manifest: Manifest) -> int:
+def require(asked: Asked, options: config.LoadOptions, manifest: Manifest) -> int:
     """Log what is advice; refuse to begin what cannot end well. Return how many more connections the server would take.
 
     Raises:
         DatabaseError: with every problem on a line of its own.
     """
-    problems, facts = _look(connection, options, manifest)
+    problems, facts = _look(asked, options, manifest)
     for problem in problems:
         if problem.is_advice:
             _log.info("preflight: %s", problem)

@@ -112,9 +112,9 @@ def publish(
     _check_types(shapes, live_schema, build)
     times = [time.monotonic()]
     _widen(connection, shapes, live_schema, builds, build, is_read=bool(readers.fetchall()))
-    _show(connection, shapes, live_schema, build, set(read_by_views), deadline, lock_timeout_s)
+    reading = _show(connection, shapes, live_schema, build, set(read_by_views), deadline, lock_timeout_s)
     times.append(time.monotonic())
-    _await_readers(connection, live_schema, deadline)
+    _await_readers(connection, live_schema, reading, deadline)
     times.append(time.monotonic())
     generation = _flip(connection, live_schema, build, kind, run)
     times.append(time.monotonic())
@@ -255,8 +255,10 @@ def _show(
     reads: Collection[tuple[Any, ...]],
     deadline: float,
     lock_timeout_s: float,
-) -> None:
+) -> set[str]:
     """Make the views that are not there, and replace those whose columns are others now, one lock at a time.
+
+    Returns the transactions of other sessions that have read the views by then.
 
     A view that is there keeps its columns in their order, and has new ones behind them; one that is gone is null.
     ``reads`` are the (view, function) pairs of now.
@@ -278,8 +280,12 @@ def _show(
         connection.execute(db.query("create_live_schema", schema=db.identifier(live_schema)))
         for view in missing:
             connection.execute(view)
+        reading = connection.execute(db.query("transactions_reading"), {"schema": live_schema})
     for view in other:
         db.patiently(connection, view, deadline, longest_wait_s=lock_timeout_s)
+    if other:
+        return _transactions(connection, "transactions_reading", {"schema": live_schema})
+    return {str(name) for (name,) in reading}
 
 
 def _view(
@@ -300,14 +306,12 @@ def _view(
     )
 
 
-def _await_readers(connection: db.Connection, live_schema: str, deadline: float) -> None:
-    """Wait until the transactions that have read the views so far have ended; later ones know both builds.
+def _await_readers(connection: db.Connection, live_schema: str, before: set[str], deadline: float) -> None:
+    """Wait until the transactions that had read the views ``before`` have ended; later ones know both builds.
 
     A transaction without a view's lock has planned nothing yet that it still can run: it plans anew, or has its cached
     plan checked, after it has taken the lock, and taking a lock brings it up to date.
     """
-    values = {"schema": live_schema}
-    before = _transactions(connection, "transactions_reading", values)
     while before:
         if time.monotonic() >= deadline:
             raise DatabaseError(
@@ -315,7 +319,7 @@ def _await_readers(connection: db.Connection, live_schema: str, deadline: float)
                 "end them, or run the same command again",
             )
         time.sleep(_PAUSE_S)
-        before &= _transactions(connection, "transactions_reading", values)
+        before &= _transactions(connection, "transactions_reading", {"schema": live_schema})
 
 
 def _ask_shapes(connection: db.Connection, schemas: Sequence[str]) -> db.Cursor:

@@ -1,6 +1,7 @@
 """The scope of an update: what of a split is brought into the published build."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import msgspec
 
@@ -30,8 +31,12 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
         return self.archetypes is None and self.powersets is None and not self.first_record and not self.keep_missing
 
 
-def scope_of(options: config.LoadOptions, only: Sequence[str], from_record: int | None) -> Scope | None:
+def scope_of(
+    options: config.LoadOptions, only: Sequence[str], from_record: int | None, connection: db.Connection | None = None
+) -> Scope | None:
     """Return the scope of a load that is to renew a part of the published build; None for a load of a whole build.
+
+    The database is asked over the ``connection``, or one that is opened for it.
 
     ``only`` are texts such as "archetype=blaster" and "powerset=blaster_ranged.fire_blast".
 
@@ -45,7 +50,8 @@ def scope_of(options: config.LoadOptions, only: Sequence[str], from_record: int 
             raise UsageError(f"'{text}' names no part", "write --only archetype=KEY or --only powerset=CATEGORY.SET")
         named[kind].append(name.lower())
     if not only and from_record is None:
-        names = _to_renew(options)
+        with nullcontext(connection) if connection else db.connect(dsn.resolve(options.dsn), name="etl load") as line:
+            names = _to_renew(line, options)
         return Scope(tables=names, everything=True) if names else None
     return Scope(
         archetypes=tuple(named["archetype"]) or None,
@@ -57,18 +63,17 @@ def scope_of(options: config.LoadOptions, only: Sequence[str], from_record: int 
     )
 
 
-def _to_renew(options: config.LoadOptions) -> tuple[str, ...]:
+def _to_renew(connection: db.Connection, options: config.LoadOptions) -> tuple[str, ...]:
     """Return the tables that a load renews by rows: those that it names, or those of an older transform; mostly none.
 
     A table that is not published, or whose DDL changed, is not among them: columns of a published table never change
     under its readers, so it is made anew, by a load (``etl.renewal``).
     """
     split_id = manifests.read(options.store, options.split_id).split_id
-    with db.connect(dsn.resolve(options.dsn), name="etl load") as connection:
-        if options.fresh or not migrations.applied(connection):
-            return ()
-        migrations.require(connection)
-        row = connection.execute(db.query("live"), {"schema": options.schema}).fetchone()
+    if options.fresh or not migrations.applied(connection):
+        return ()
+    migrations.require(connection)
+    row = connection.execute(db.query("live"), {"schema": options.schema}).fetchone()
     if row is None or (row[4] != split_id and not options.tables):
         return ()
     there, loaded = row[5], row[6]

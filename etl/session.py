@@ -1,17 +1,13 @@
 """The coordinator's session: the one connection that holds the lock of a live schema. It may be lost, and come back."""
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from psycopg import sql
 
 from etl import db
 from etl.errors import Busy
-
-_log = logging.getLogger(__name__)
 
 # A killed run's connection holds the lock for a moment longer: db.open_connection sees to it that this is under a second.
 _LOCK_PATIENCE_S = 2.0
@@ -21,7 +17,8 @@ _LOCK_PAUSE_S = 0.1
 class Session:
     """A connection, opened again where it was lost, with the lock of the live schema once ``lock`` was called.
 
-    ``round_trip_s`` is how long the server's answer to next to nothing takes: the shorter of two, since it may be busy.
+    ``round_trip_s`` is how long the server's answer to next to nothing takes, or a third of what it took to connect, which is
+    three answers at least: the shorter of both, since the server may be busy.
     """
 
     def __init__(self, dsn: str, name: str, live_schema: str) -> None:
@@ -32,23 +29,27 @@ class Session:
 
     def _open(self) -> None:
         self._has_lock = False
+        times = [time.perf_counter()]
         self.connection = db.open_connection(self._dsn, name=self._name)
         self.connection.prepare_threshold = None  # to prepare a statement takes a round trip, and none runs often
-        times = [time.perf_counter()]
-        for query in (sql.SQL("select"), db.query("own_backend")):
-            found = self.connection.execute(query)
-            times.append(time.perf_counter())
-        self.round_trip_s = min(times[1] - times[0], times[2] - times[1])
+        times.append(time.perf_counter())
+        found = self.connection.execute(db.query("own_backend"))
+        times.append(time.perf_counter())
+        self.round_trip_s = min((times[1] - times[0]) / 3, times[2] - times[1])
         self._backend = found.fetchone() or (0, None)
 
-    def lock(self) -> None:
-        """Take the lock of the live schema for the life of the session.
+    def ask_lock(self) -> db.Cursor:
+        """Ask for the lock of the live schema, maybe beside other questions; ``lock`` is to follow."""
+        return ask_lock(self.connection, self._live_schema)
+
+    def lock(self, asked: db.Cursor | None = None) -> None:
+        """Take the lock of the live schema for the life of the session, if it was not had when it was ``asked`` for.
 
         Raises:
             Busy: another run has it.
         """
         self._wants_lock = True
-        lock(self.connection, self._live_schema)
+        lock(self.connection, self._live_schema, asked)
         self._has_lock = True
 
     def restore(self) -> None:
@@ -68,19 +69,14 @@ class Session:
         if self._wants_lock and not self._has_lock:
             self.lock()
 
-    @contextmanager
-    def losing(self) -> Iterator[None]:
-        """Note the loss of the connection, instead of raising it, where what is in the block can wait."""
-        try:
-            yield
-        except psycopg.Error as error:
-            if not db.is_transient(error):
-                raise
-            _log.warning("the coordinator lost its connection: %s", error)
-
     @property
     def is_lost(self) -> bool:
-        """Whether the connection is known to be lost."""
+        """Whether the connection is lost: closed, or its server has spoken unasked, which mostly is a good-bye.
+
+        To be asked between statements, by the thread that runs them.
+        """
+        if not self.connection.closed and db.has_spoken(self.connection):
+            self._is_alive()  # which closes it, or takes in what was said
         return self.connection.closed
 
     def close(self) -> None:
@@ -106,19 +102,25 @@ def hold(dsn: str, *, name: str, live_schema: str) -> Iterator[Session]:
             session.close()
 
 
-def lock(connection: db.Connection, live_schema: str) -> None:
-    """Take the coordinator's lock for the life of the connection.
+def ask_lock(connection: db.Connection, live_schema: str) -> db.Cursor:
+    """Ask for the coordinator's lock: one row, whether it was to be had."""
+    return connection.execute(db.query("try_run_lock"), {"space": db.LOCK_SPACE, "schema": live_schema})
+
+
+def lock(connection: db.Connection, live_schema: str, asked: db.Cursor | None = None) -> None:
+    """Take the coordinator's lock for the life of the connection; ``asked`` is a first try, which may have got it.
 
     Raises:
         Busy: another run has it; the message says who and since when.
     """
-    values = {"space": db.LOCK_SPACE, "schema": live_schema}
     deadline = time.monotonic() + _LOCK_PATIENCE_S
     while time.monotonic() < deadline:
-        row = connection.execute(db.query("try_run_lock"), values).fetchone()
+        row = (asked or ask_lock(connection, live_schema)).fetchone()
         if row and row[0]:
             return
+        asked = None
         time.sleep(_LOCK_PAUSE_S)
+    values = {"space": db.LOCK_SPACE, "schema": live_schema}
     holder = connection.execute(db.query("run_lock_holder"), values).fetchone()
     who = (
         f"{holder[0]} (database user {holder[1]}, {holder[2]}), since {holder[3]:%Y-%m-%d %H:%M:%S %Z}"

@@ -2,10 +2,11 @@
 
 A run's timings are one flat mapping of seconds, as ``--json`` prints and the import log keeps it: phases by their names,
 which add up to the wall time; ``worker_…`` what all workers did in the phase "load", which adds up to its seconds times
-the workers; ``publish_…`` steps of the phase "publish".
+the tasks that they do at once; ``publish_…`` steps of the phase "publish".
 """
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,29 +53,29 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stint:
-    """One task of a worker: which process did it, since when (``time.perf_counter``, one for all processes of a machine)."""
+    """One task of a worker: which process and thread did it, since when (``time.perf_counter``, one for all processes)."""
 
-    worker: int = field(default_factory=os.getpid)
+    worker: tuple[int, int] = field(default_factory=lambda: (os.getpid(), threading.get_ident()))
     began: float
     seconds: Mapping[str, float]
 
 
 def stint(clock: Clock) -> Stint:
-    """Return what this process has done since the clock was made."""
+    """Return what this thread has done since the clock was made."""
     return Stint(began=clock.began, seconds=dict(clock.seconds))
 
 
-def of_workers(stints: Sequence[Stint], spans: Iterable[Span], workers: int) -> dict[str, float]:
-    """Return the seconds of all workers by ``WORKER_PARTS``; they add up to the ``spans`` times the ``workers``.
+def of_workers(stints: Sequence[Stint], spans: Iterable[Span], tasks: int) -> dict[str, float]:
+    """Return the seconds of all workers by ``WORKER_PARTS``; they add up to the ``spans`` times the ``tasks`` done at once.
 
     ``spans`` are the times that the phase lasted, more than one where the database went away meanwhile; each stint lies
     within one of them. What is before a worker's first stint of a span is its start, what is between and after them is
-    idle, and so is all time of a worker that did nothing.
+    idle, and so is all time of one that did nothing. A worker that does several tasks at once counts as so many.
     """
     parts = dict.fromkeys(WORKER_PARTS, 0.0)
     for began, ended in spans:
         mine = [stint for stint in stints if began <= stint.began < ended]
-        first: dict[int, float] = {}
+        first: dict[tuple[int, int], float] = {}
         for stint in mine:
             first[stint.worker] = min(stint.began, first.get(stint.worker, ended))
             for kind, seconds in stint.seconds.items():
@@ -82,7 +83,7 @@ def of_workers(stints: Sequence[Stint], spans: Iterable[Span], workers: int) -> 
         starts = sum(start - began for start in first.values())
         busy = sum(sum(stint.seconds.values()) for stint in mine)
         parts["start"] += starts
-        parts["idle"] += workers * (ended - began) - starts - busy
+        parts["idle"] += tasks * (ended - began) - starts - busy
     return parts
 
 

@@ -292,7 +292,7 @@ class _Update:
         self._clock.lap("question")
         if not (result.changed or result.new or result.gone or result.renewed) and self._entities_equal():
             return self._nothing(result)
-        run = ledger.begin(
+        begun = ledger.begin(
             self._connection,
             manifest=self._manifest,
             command=self._options.command,
@@ -301,6 +301,7 @@ class _Update:
             workers=self._pool.workers,
             kind="update",
         )
+        run = int(begun.fetchall()[0][0])
         try:
             self._timed("register", lambda: self._register(differences))
             with self._connection.transaction():  # what needs no staged rows is done while the workers stage them
@@ -497,7 +498,7 @@ class _Update:
         staged.create(self._connection, self._live.schema, self._tables)
         staged.touch(self._connection, self._live.schema, differences)
         rows = keys.entity_rows(self._archetypes, self._powersets, *self._ids)
-        keys.copy_entities(self._connection, staged.SCHEMA, rows, "staged_")
+        keys.insert_entities(self._connection, staged.SCHEMA, rows, "staged_")
         self._prepared = apply.prepare(self._connection, self._application(run))
 
     def _apply(self, run: int) -> tuple[int, int]:

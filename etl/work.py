@@ -29,6 +29,14 @@ LOAD_MODULES = ("polars", "etl.transforms.assemble", "etl.leaf")
 _PARENT, _LEAF = 3, 10
 
 
+def connect() -> None:
+    """Have a connection for the first task of this thread."""
+    from etl import line
+
+    with line.lent():
+        pass
+
+
 def load_leaf(task: LeafTask) -> LeafResult:
     """Load one leaf; see ``etl.leaf``."""
     from etl import leaf

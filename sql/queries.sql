@@ -112,7 +112,12 @@ order by build desc;
 insert into etl.build (build, live_schema, split_id, store, format, game_version, tables, versions, plan)
 select coalesce(max(build), 0) + 1, %(schema)s, %(split_id)s, %(store)s, %(format)s, %(game_version)s, %(tables)s, %(versions)s, %(plan)s
 from etl.build
-returning build;
+returning build, epoch;
+
+-- name: insert_rows
+-- Rows from a JSON array of objects, whose keys are columns.
+insert into {relation} ({columns})
+select {columns} from json_populate_recordset(null::{relation}, %(rows)s::json);
 
 -- name: raise_epoch
 -- From here on, workers of an older coordinator refuse to go on.
@@ -212,11 +217,17 @@ where not exists (select from etl.power_key k where k.uid = s.uid);
 select exists (select from etl.power_key);
 
 -- name: create_enrolment
--- Names and ids of a database's first powers, from the leaves on their way into the registry.
-create table {enrolment} (
-    id bigint not null,
-    uid text not null
-) with (autovacuum_enabled = off);
+-- Names and ids of a database's first powers, from the leaves on their way into the registry: where no power has an id.
+do $$
+begin
+    if not exists (select from etl.power_key) then
+        create table {enrolment} (
+            id bigint not null,
+            uid text not null
+        ) with (autovacuum_enabled = off);
+    end if;
+end
+$$;
 
 -- name: close_enrolment
 -- Nobody else has it from here on to the end of the transaction, in which it is dropped.
@@ -312,11 +323,11 @@ values (
 );
 
 -- name: record_leaf_log
--- The import log's line for a leaf and table; may be run twice.
+-- The import log's line for a leaf and table, beside its receipt.
 insert into etl.leaf_log (run_id, build, table_name, leaf, rows, bytes, seconds)
-select %(run)s, %(build)s, %(table)s, %(leaf)s, %(rows)s, %(bytes)s, %(seconds)s
-where not exists (
-    select from etl.leaf_log where run_id = %(run)s and table_name = %(table)s and leaf = %(leaf)s
+values (
+    %(run)s, %(build)s, %(table)s, %(leaf)s, %(rows)s, %(bytes)s,
+    extract(epoch from clock_timestamp() - transaction_timestamp())
 );
 
 -- name: record_reject
@@ -349,7 +360,7 @@ values (%(type)s, %(command)s, %(schema)s, %(source)s, %(hash)s, %(game_version)
 returning id;
 
 -- name: end_run
--- The end of a line of the import log; returns what the audit trail says of it.
+-- The end of a line of the import log.
 update etl.run
 set state = %(state)s,
     records_seen = %(records)s,
@@ -361,8 +372,7 @@ set state = %(state)s,
     import_data = %(data)s,
     message = %(message)s,
     completed_at = clock_timestamp()
-where id = %(run)s
-returning command, live_schema, build;
+where id = %(run)s;
 
 -- name: close_lost_runs
 -- Runs that ended without a word (killed): only the holder of the coordinator's lock may say so.
@@ -1335,7 +1345,7 @@ order by build;
 
 -- name: prepare_session
 -- For the session: a statement ends soon after its client is gone (Linux servers), so that a killed run holds no lock for
--- long; each sees what others have committed by then, whatever the server's default is; and a transaction may wait for
+-- long; each sees what others have committed by then, whatever the server's default is; and a session may wait for
 -- workers, or for what is computed between two statements, without passing for idle.
 select set_config(name, wanted.value, false)
 from pg_settings
@@ -1343,6 +1353,7 @@ join (
     values ('client_connection_check_interval', '500ms', version() ~ 'linux'),
            ('default_transaction_isolation', 'read committed', true),
            ('idle_in_transaction_session_timeout', '0', true),
+           ('idle_session_timeout', '0', true),
            ('transaction_timeout', '0', true)
 ) as wanted (name, value, fits) using (name)
 where wanted.fits;
@@ -1745,6 +1756,13 @@ select code, count(*) from etl.reject where build = %(build)s group by code;
 -- The audit trail's next line; time and database user are written by the server.
 insert into etl.audit (who, host, command, live_schema, build, outcome, message)
 values (%(who)s, %(host)s, %(command)s, %(schema)s, %(build)s, %(outcome)s, %(message)s);
+
+-- name: record_audit_of_run
+-- The audit trail's next line, of a run in the import log.
+insert into etl.audit (who, host, command, live_schema, build, outcome, message)
+select %(who)s, %(host)s, command, live_schema, build, %(outcome)s, %(message)s
+from etl.run
+where id = %(run)s;
 
 -- name: latest_audit
 -- The audit trail of a live schema, newest first.

@@ -99,17 +99,18 @@ def test_bytes_on_the_wire_are_reported(store: str, dsn: str) -> None:
     assert [row["bytes_sent"] for row in json.loads(shown.stdout)] == [sum(result.bytes.values())]
 
 
-def test_a_server_far_away_gets_twice_the_workers(store: str, dsn: str) -> None:
+def test_for_a_server_far_away_a_worker_loads_several_leaves_at_once(store: str, dsn: str) -> None:
     """As many as there is memory for, and connections; but nobody's own number is changed."""
     given = config.LoadOptions(store=store, dsn=dsn, executor="process://2", more_when_far=True)
-    small = replace(given, memory_limit_bytes=400 * config.MIB)
+    small, smaller = (replace(given, memory_limit_bytes=size * config.MIB) for size in (400, 320))
 
-    assert coordinator.executor_of(given, 0.001, 90) == "process://2"
-    assert coordinator.executor_of(given, 0.04, 90) == "process://4"
-    assert coordinator.executor_of(given, 0.04, 3) == "process://3"
-    assert coordinator.executor_of(small, 0.04, 90) == "process://2"
-    assert coordinator.executor_of(replace(given, more_when_far=False), 0.04, 90) == "process://2"
-    assert coordinator.executor_of(replace(given, executor="inline://"), 0.04, 90) == "inline://"
+    assert coordinator.threads(given, 0.001, 90) == 1
+    assert coordinator.threads(given, 0.04, 90) == 4
+    assert coordinator.threads(given, 0.04, 7) == 3
+    assert coordinator.threads(given, 0.04, 1) == 1
+    assert coordinator.threads(small, 0.04, 90) == 2
+    assert coordinator.threads(smaller, 0.04, 90) == 1
+    assert coordinator.threads(replace(given, more_when_far=False), 0.04, 90) == 1
 
 
 def test_a_second_load_has_nothing_to_do(store: str, dsn: str) -> None:

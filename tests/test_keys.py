@@ -25,7 +25,7 @@ def test_lists_of_texts_arrive_as_they_are(empty_dsn: str, texts: list[str]) -> 
     made = ", ".join(f"{name} {kinds[kind]}" for name, kind in powerset_table.SPEC.columns.items())
     with psycopg.connect(empty_dsn) as connection:
         connection.execute(f"create temporary table one_powersets ({made})".encode())
-        keys.copy_entities(
+        keys.insert_entities(
             connection, "pg_temp", keys.EntityRows(archetypes=[], powersets=[row]), "one_", ["powersets"]
         )
 

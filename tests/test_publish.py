@@ -350,8 +350,10 @@ def test_archetypes_whose_names_look_like_leaves_have_their_place(connection: db
     ]  # fmt: skip
     for leaf in leaves:
         ddl.create_leaf(connection, "game_b7", "powers", leaf.name)
-    db.each_at_once(connection, list(ddl.attachments(connection, "game_b7", ["powers"], leaves)))
-    again = list(ddl.attachments(connection, "game_b7", ["powers"], leaves))
+    db.each_at_once(
+        connection, list(ddl.attachments(ddl.ask_partitions(connection, "game_b7"), "game_b7", ["powers"], leaves))
+    )
+    again = list(ddl.attachments(ddl.ask_partitions(connection, "game_b7"), "game_b7", ["powers"], leaves))
     parents = "select c.relname, p.relname from pg_inherits h join pg_class c on c.oid = inhrelid join pg_class p on p.oid = inhparent where c.relkind = 'r' and c.relname like 'powers%' order by 1"
 
     assert not again

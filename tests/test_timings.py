@@ -55,7 +55,7 @@ def crews(draw: st.DrawFn) -> tuple[list[timings.Stint], list[timings.Span], int
                 seconds = dict(
                     zip(timings.WORKER_PARTS[1:-1], draw(st.lists(st.floats(0, 5), max_size=7)), strict=False)
                 )
-                stints.append(timings.Stint(worker=worker, began=at, seconds=seconds))
+                stints.append(timings.Stint(worker=(7, worker), began=at, seconds=seconds))
                 at += sum(seconds.values())
             ends.append(at)
         ended = max(ends) + draw(st.floats(0.001, 5))
@@ -82,8 +82,8 @@ def test_the_parts_of_workers_add_up_to_the_phase_times_the_workers(
 def test_waiting_before_the_first_stint_is_the_start_and_after_the_last_idle() -> None:
     """Also of a worker that did nothing at all."""
     stints = [
-        timings.Stint(worker=1, began=11.0, seconds={"read": 2.0}),
-        timings.Stint(worker=1, began=14.0, seconds={"read": 1.0}),
+        timings.Stint(worker=(1, 0), began=11.0, seconds={"read": 2.0}),
+        timings.Stint(worker=(1, 0), began=14.0, seconds={"read": 1.0}),
     ]
     parts = timings.of_workers(stints, [(10.0, 20.0)], 2)
 

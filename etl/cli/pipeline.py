@@ -209,7 +209,8 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
 
         clock.lap("imports")
         with common.watch_signals() as stop:
-            part = scope.scope_of(options, only, from_record)
+            line = stack.enter_context(coordinator.hold(options)) if pool is not None else None
+            part = scope.scope_of(options, only, from_record, line.connection if line is not None else None)
             if part is not None:
                 if pool is not None:
                     pool.kill()
@@ -223,7 +224,10 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
                 change.show(renewed, given["as_json"], with_timings=given["timings"])
                 return
             result = with_progress(
-                given, lambda report: coordinator.load(options, stop.seeing(report), stop=stop, clock=clock, pool=pool)
+                given,
+                lambda report: coordinator.load(
+                    options, stop.seeing(report), stop=stop, clock=clock, pool=pool, line=line
+                ),
             )
     warm()
     _show_load(result, given)

@@ -327,7 +327,7 @@ def _expect_entities(connection: db.Connection, task: NamesTask) -> list[Finding
     rows = keys.entity_rows(known_archetypes, known_powersets, archetype_ids, powerset_ids)
     for name in ("archetypes", "powersets"):
         _expect(connection, task.schema, name)
-    keys.copy_entities(connection, "pg_temp", rows, "expected_")
+    keys.insert_entities(connection, "pg_temp", rows, "expected_")
     lost = len(archetypes) + len(powersets) - len(known_archetypes) - len(known_powersets)
     if not lost:
         return []

@@ -1,0 +1,178 @@
+"""Processes that do several tasks at once: who does what, and what becomes of it when one dies."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from test_coordinator import checksums, options
+
+import etl
+from etl import coordinator, generate, parallel
+from etl.workers import MOST_THREADS, Workers
+
+
+class Stubborn(Exception):
+    """One that cannot be made again from what it says of itself."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one)
+        self.two = two
+
+
+def nothing() -> None:
+    """Be an initializer."""
+
+
+def where() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
+
+
+def meet(folder: str, number: int, wanted: int) -> int:
+    """Wait until so many are here at once; return the process."""
+    Path(folder, str(number)).touch()
+    give_up = time.monotonic() + 20
+    while len(list(Path(folder).iterdir())) < wanted:
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+    return os.getpid()
+
+
+def give(what: str) -> object:
+    """Return or raise what is hard to carry."""
+    if what == "a lock":
+        return threading.Lock()
+    if what == "a generator":
+        raise ValueError(iter(()) for _ in ())
+    raise Stubborn("one", "two")
+
+
+def die(folder: str) -> None:
+    """Die while the neighbour is at work."""
+    meet(folder, 0, 2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def linger(folder: str) -> None:
+    meet(folder, 1, 2)
+    time.sleep(30)
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    """Two processes."""
+    made = Workers(2, get_context("spawn"), nothing, ())
+    yield made
+    for process in made.processes:
+        process.kill()
+    made.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("threads", [1, MOST_THREADS])
+def test_each_process_does_so_many_tasks_at_once(workers: Workers, tmp_path: Path, threads: int) -> None:
+    """All meet, as many in one process as in the other."""
+    workers.widen(threads)
+    tasks = 2 * threads
+    found = [workers.submit(meet, str(tmp_path), number, tasks).result for number in range(tasks)]
+    pids = [result() for result in found]
+
+    assert {pids.count(process.pid or 0) for process in workers.processes} == {threads}
+
+
+def test_what_cannot_travel_is_an_outcome(workers: Workers) -> None:
+    """Of a result as of an exception; the process goes on."""
+    for what in ("a lock", "a generator", "an exception"):
+        with pytest.raises(Exception, match=r"pickle|argument"):
+            workers.submit(give, what).result()
+    with pytest.raises(Exception, match="pickle"):
+        workers.submit(give, threading.Lock()).result()
+
+    assert workers.submit(where).result()[0] in [process.pid for process in workers.processes]
+
+
+def test_an_exception_tells_where_it_was_raised(workers: Workers) -> None:
+    """In the other process."""
+    with pytest.raises(TypeError) as caught:
+        workers.submit(give, 1, 2).result()
+
+    assert any("in a worker process" in note for note in caught.value.__notes__)
+
+
+def test_a_process_that_dies_takes_what_it_was_doing_with_it(tmp_path: Path) -> None:
+    """Of all its threads, and what waits; nothing more is taken then."""
+    made = Workers(1, get_context("spawn"), nothing, ())
+    made.widen(2)
+    pair = [made.submit(die, str(tmp_path)), made.submit(linger, str(tmp_path))]
+    waiting: Future[tuple[int, int]] = made.submit(where)
+    wait([*pair, waiting], timeout=20)
+
+    assert all(isinstance(future.exception(timeout=0), BrokenProcessPool) for future in (*pair, waiting))
+    with pytest.raises(BrokenProcessPool):
+        made.submit(where)
+    made.shutdown()
+
+
+def test_the_end_waits_for_what_was_submitted(tmp_path: Path) -> None:
+    """Unless it is called off."""
+    made = Workers(1, get_context("spawn"), nothing, ())
+    futures = [made.submit(time.sleep, 0.05) for _ in range(4)]
+    made.shutdown()
+    again = Workers(1, get_context("spawn"), nothing, ())
+    first, *others = [again.submit(time.sleep, 0.2) for _ in range(4)]
+    while not first.running():
+        time.sleep(0.005)
+    again.shutdown(cancel_futures=True)
+
+    assert [future.result(timeout=0) for future in futures] == [None] * 4
+    assert first.result(timeout=0) is None
+    assert all(future.cancelled() for future in others)
+    assert not any(process.is_alive() for process in (*made.processes, *again.processes))
+    with pytest.raises(RuntimeError):
+        made.submit(where)
+
+
+def test_a_pool_that_is_widened_does_more_tasks_at_once(tmp_path: Path) -> None:
+    """In the processes that it has, also where these die and come anew."""
+    with parallel.Pool("process://1") as pool:
+        pool.warm("json")
+        pids = pool.pids()
+        pool.widen(3)
+        assert (pool.tasks, pool.pids()) == (3, pids)
+        assert [outcome for _, outcome in pool.run(_meet_three, [(str(tmp_path), number) for number in range(3)])] == [
+            3
+        ] * 3
+        pool.kill()
+        for path in tmp_path.iterdir():
+            path.unlink()
+        assert [outcome for _, outcome in pool.run(_meet_three, [(str(tmp_path), number) for number in range(3)])] == [
+            3
+        ] * 3
+
+
+def _meet_three(task: tuple[str, int]) -> int:
+    folder, number = task
+    meet(folder, number, 3)
+    return 3
+
+
+def test_leaves_that_one_process_loads_at_once_are_those_that_come_one_by_one(
+    tmp_path: Path, dsn: str, empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that passes for far away is the fast way; the slow twin has one task at a time."""
+    generate.generate("cod", 700, 12, tmp_path / "all.json", dirty=0.05)
+    store = str(tmp_path / "store")
+    etl.split(str(tmp_path / "all.json"), store=store, executor="inline://")
+    given = replace(options(store, dsn), executor="process://2")
+    coordinator.load(replace(given, dsn=empty_dsn, executor="process://1"))
+    monkeypatch.setattr(coordinator, "FAR_S", 0.0)
+    several = coordinator.load(replace(given, more_when_far=True))
+
+    assert several.timings["worker_idle"] >= 0
+    assert checksums(dsn) == checksums(empty_dsn)
