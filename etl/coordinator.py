@@ -464,14 +464,18 @@ def _begin(run: _Run) -> None:
     archetypes = entities.read(run.options.store, manifest, "archetypes")
     powersets = entities.read(run.options.store, manifest, "powersets")
     with db.at_once(connection):
-        archetype_ids, powerset_ids = keys.register(connection, archetypes, powersets)
+        asked = keys.ask_register(connection, archetypes, powersets)
+        numbered = connection.execute(db.query("next_build"))
+        archetype_ids, powerset_ids = keys.registered(asked)
+        run.build, run.epoch = int(numbered.fetchall()[0][0]), 0  # etl.build.epoch begins there
         if below is None:
             run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids)
         else:
             run.leaves = _leaves_of(connection, below.base)
-        row = connection.execute(
+        connection.execute(
             db.query("create_build"),
             {
+                "build": run.build,
                 "schema": run.options.schema,
                 "split_id": manifest.split_id,
                 "store": storage.absolute(run.options.store),
@@ -481,8 +485,7 @@ def _begin(run: _Run) -> None:
                 "versions": json.dumps(renewal.versions(run.wanted)),
                 "plan": json.dumps([msgspec.structs.asdict(leaf) for leaf in run.leaves]),
             },
-        ).fetchone()
-        run.build, run.epoch = row or (0, 0)
+        )
         schema = publish.schema_of(run.options.schema, run.build)
         branches = {leaf.archetype: leaf.archetype_id for leaf in run.leaves if not leaf.is_only}
         made = renewal.made(connection, below)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 import pyarrow as pa
-from psycopg import errors
+from psycopg import errors, sql
 
 from etl import chained, db, ddl, line, receipts
 from etl.errors import Incomplete, MismatchError
@@ -137,11 +137,12 @@ def _is_bare(connection: db.Connection) -> bool:
     does not own the registry or could not make them anew, something else in the database leans on them, they have other
     names, or somebody is looking.
     """
+    away, back = db.query("take_keys_away"), db.query("give_keys_back")
+    steps = [sql.SQL("savepoint keys"), away, back, away, sql.SQL("release savepoint keys")]
     try:
-        with connection.transaction():
-            for statement in ("take_keys_away", "give_keys_back", "take_keys_away"):
-                connection.execute(db.query(statement))
+        connection.execute(sql.SQL(";\n").join(steps))
     except _NOT_OURS:
+        connection.execute("rollback to savepoint keys")
         return False
     return True
 

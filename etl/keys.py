@@ -22,19 +22,31 @@ ENTITY_TABLES = ("archetypes", "powersets")
 def register(
     connection: db.Connection, archetypes: Sequence[Entity], powersets: Sequence[Entity]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Give every archetype and powerset its id; return both mappings from uid to id.
+    """Give every archetype and powerset its id; return both mappings from uid to id; see ``ask_register``."""
+    with connection.pipeline():
+        asked = ask_register(connection, archetypes, powersets)
+    return registered(asked)
+
+
+def ask_register(
+    connection: db.Connection, archetypes: Sequence[Entity], powersets: Sequence[Entity]
+) -> tuple[db.Cursor, db.Cursor]:
+    """Give every archetype and powerset its id, and ask for these, maybe beside other questions; for ``registered``.
 
     Ids are given out in the order of uids, by one transaction at a time, which this is in; a known uid keeps its id.
     """
     archetype_uids = [entity["uid"] for entity in archetypes]
     powerset_uids = [entity["uid"] for entity in powersets]
-    with db.together(connection):
-        connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
-        connection.execute(db.query("register_archetypes"), {"uids": archetype_uids})
-        connection.execute(db.query("register_powersets"), {"uids": powerset_uids})
-        archetype_ids = connection.execute(db.query("archetype_ids"))
-        found = powerset_ids(connection, powerset_uids)
-    return dict(archetype_ids.fetchall()), dict(found.fetchall())
+    connection.execute(db.query("lock_registry"), {"space": db.LOCK_SPACE})
+    connection.execute(db.query("register_archetypes"), {"uids": archetype_uids})
+    connection.execute(db.query("register_powersets"), {"uids": powerset_uids})
+    return connection.execute(db.query("archetype_ids")), powerset_ids(connection, powerset_uids)
+
+
+def registered(asked: tuple[db.Cursor, db.Cursor]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the ids of archetypes and of powersets, by uid."""
+    archetype_ids, powerset_ids = asked
+    return dict(archetype_ids.fetchall()), dict(powerset_ids.fetchall())
 
 
 def powerset_ids(connection: db.Connection, uids: Sequence[str]) -> db.Cursor:

@@ -102,13 +102,14 @@ def publish(
     with connection.pipeline():
         live = connection.execute(db.query("live"), {"schema": live_schema})
         named = connection.execute(db.query("named_builds"), {"schema": live_schema})
-    row = live.fetchone()
-    builds = sorted({*(number for (number,) in named), build, *([int(row[0])] if row else [])})
-    with connection.pipeline():
-        asked = _ask_shapes(connection, [live_schema, *(schema_of(live_schema, one) for one in builds)])
+        asked = _ask_shapes(connection, [live_schema, schema_of(live_schema, build)])
         read_by_views = connection.execute(db.query("functions_read"), {"schema": live_schema})
         readers = connection.execute(db.query("transactions_reading"), {"schema": live_schema})
+    row = live.fetchone()
+    builds = sorted({*(number for (number,) in named), build, *([int(row[0])] if row else [])})
     shapes = _shapes(asked)
+    if older := [schema_of(live_schema, one) for one in builds if one != build]:
+        shapes |= _shapes(_ask_shapes(connection, older))
     _check_types(shapes, live_schema, build)
     times = [time.monotonic()]
     _widen(connection, shapes, live_schema, builds, build, is_read=bool(readers.fetchall()))
@@ -118,26 +119,28 @@ def publish(
     times.append(time.monotonic())
     generation = _flip(connection, live_schema, build, kind, run)
     times.append(time.monotonic())
-    settled = settle(connection, live_schema, wait_s=settle_s)
+    settled = settle(connection, live_schema, wait_s=settle_s, build=build)
     times.append(time.monotonic())
     seconds = {step: times[i + 1] - times[i] for i, step in enumerate(("widen", "wait", "flip", "settle"))}
     return Publication(generation=generation, settled=settled, seconds=seconds)
 
 
-def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) -> bool:
+def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0, build: int = 0) -> bool:
     """Let the views read the live build alone, if nobody can be reading another one any more; return whether they do.
 
-    Waits at most ``wait_s`` seconds for the transactions that are open now.
+    Waits at most ``wait_s`` seconds for the transactions that are open now. ``build`` is the live one, where it is known.
     """
     with connection.pipeline():
         live = connection.execute(db.query("live"), {"schema": live_schema})
         widened = connection.execute(db.query("functions_are_widened"), {"schema": live_schema})
         open_now = connection.execute(db.query("transactions_in_progress"))
+        asked = _ask_for_settling(connection, live_schema, build)
     row, asks = live.fetchone(), widened.fetchone()
     if row is None or not (asks and asks[0]):  # no function asks the row in etl.live any more which build counts
         return True
     deadline = time.monotonic() + wait_s
     before = {str(name) for (name,) in open_now}
+    is_old = bool(before) or int(row[0]) != build  # what was asked for beside
     while before:
         if time.monotonic() >= deadline:
             _log.info("readers from before the flip linger; the views settle at the next occasion")
@@ -146,12 +149,12 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) 
         before &= _transactions(connection, "transactions_in_progress")
     build = int(row[0])
     schema = schema_of(live_schema, build)
+    if is_old:
+        with connection.pipeline():
+            asked = _ask_for_settling(connection, live_schema, build)
+    unread, asked_shapes, readers = asked
+    shapes = _shapes(asked_shapes)
     # First what nobody reads: as long as another function is still to be settled, a killed run's next one comes here again.
-    with connection.pipeline():
-        unread = connection.execute(db.query("unread_functions"), {"schema": live_schema})
-        asked = _ask_shapes(connection, [schema])
-        readers = connection.execute(db.query("transactions_reading"), {"schema": live_schema})
-    shapes = _shapes(asked)
     if names := [name for (name,) in unread]:
         with connection.pipeline():
             for name in names:
@@ -163,6 +166,17 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0) 
         steps[name] = _function(live_schema, name, columns, branch)
     _replace(connection, live_schema, steps, is_read=bool(readers.fetchall()))
     return True
+
+
+def _ask_for_settling(
+    connection: db.Connection, live_schema: str, build: int
+) -> tuple[db.Cursor, db.Cursor, db.Cursor]:
+    """Ask for functions that no view reads, for the shapes of a build, and for who reads the views."""
+    return (
+        connection.execute(db.query("unread_functions"), {"schema": live_schema}),
+        _ask_shapes(connection, [schema_of(live_schema, build)]),
+        connection.execute(db.query("transactions_reading"), {"schema": live_schema}),
+    )
 
 
 def named_builds(connection: db.Connection, live_schema: str) -> list[int]:
@@ -328,7 +342,7 @@ def _ask_shapes(connection: db.Connection, schemas: Sequence[str]) -> db.Cursor:
     return connection.execute(db.query("shapes"), {"schemas": list(schemas), "names": names})
 
 
-def _shapes(asked: db.Cursor) -> Shapes:
+def _shapes(asked: db.Cursor) -> dict[tuple[str, str], dict[str, str]]:
     found: dict[tuple[str, str], dict[str, str]] = {}
     for schema, name, column, kind in asked:
         columns = found.setdefault((schema, name), {})

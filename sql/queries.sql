@@ -107,12 +107,16 @@ where live_schema = %(schema)s
   and dropped_at is null
 order by build desc;
 
+-- name: next_build
+-- The number of the next build: nobody else takes it, once lock_registry is had, to the end of the transaction.
+select coalesce(max(build), 0) + 1 from etl.build;
+
 -- name: create_build
--- The next build number, with its plan.
+-- A build with its plan.
 insert into etl.build (build, live_schema, split_id, store, format, game_version, tables, versions, plan)
-select coalesce(max(build), 0) + 1, %(schema)s, %(split_id)s, %(store)s, %(format)s, %(game_version)s, %(tables)s, %(versions)s, %(plan)s
-from etl.build
-returning build, epoch;
+values (
+    %(build)s, %(schema)s, %(split_id)s, %(store)s, %(format)s, %(game_version)s, %(tables)s, %(versions)s, %(plan)s
+);
 
 -- name: insert_rows
 -- Rows from a JSON array of objects, whose keys are columns.
