@@ -12,7 +12,19 @@ PACKAGE = ROOT / "etl"
 # point is a landing: rooms of one floor of which one stands on the other.
 FLOORS: dict[str, float] = {
     **dict.fromkeys(
-        ("model", "errors", "config", "categories", "resources", "postgres", "halving", "limits", "numbers", "timings"),
+        (
+            "model",
+            "errors",
+            "config",
+            "categories",
+            "resources",
+            "postgres",
+            "halving",
+            "limits",
+            "numbers",
+            "timings",
+            "workers",
+        ),
         0,
     ),
     **dict.fromkeys(("db", "storage", "parallel", "progress", "metrics", "server"), 1),
