@@ -443,12 +443,14 @@ def test_the_server_s_defaults_for_transactions_do_not_matter(base, split, dsn) 
         for setting in (
             "default_transaction_isolation = 'repeatable read'",
             "idle_in_transaction_session_timeout = 100",
+            "idle_session_timeout = 100",
         ):
             connection.execute(f'alter database "{name}" set {setting}')  # type: ignore[call-overload]
     result = update.update(options, Scope())
+    loaded = coordinator.load(replace(options, fresh=True, retry_timeout_s=0.0))
 
     assert (len(result.changed), len(result.new), result.generation) == (3, 2, 2)
-    assert len(ids(dsn)) == RECORDS
+    assert len(ids(dsn)) == RECORDS == loaded.loaded
 
 
 @pytest.mark.parametrize("refused", [True, False])
