@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, resource_tracker
@@ -265,6 +265,22 @@ def run(
     """Run the tasks in a pool of their own; see ``Pool.run``."""
     with Pool(executor) as pool:
         yield from pool.run(function, tasks, window=window)
+
+
+def collect(
+    pool: Pool,
+    function: Callable[[T], R],
+    tasks: Sequence[T],
+    stop: Callable[[], bool],
+    window: int | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Iterator[R]:
+    """Yield the results of tasks as they end; the first failure is raised. For the rest see ``Pool.run``."""
+    with contextlib.closing(pool.run(function, tasks, window=window, stop=stop, meanwhile=meanwhile)) as outcomes:
+        for _, ended in outcomes:
+            if isinstance(ended, Exception):
+                raise ended
+            yield ended
 
 
 @contextlib.contextmanager

@@ -18,9 +18,9 @@ import msgspec
 from etl import (
     apply,
     audit,
+    begin,
     builds,
     config,
-    coordinator,
     db,
     dsn,
     keys,
@@ -34,6 +34,7 @@ from etl import (
     publish,
     retry,
     session,
+    sizing,
     staged,
     storage,
     tables,
@@ -192,7 +193,7 @@ def rollback(
     where = dsn.resolve(options.dsn)
     with db.connect(where, name="etl rollback") as connection:
         migrations.require(connection)
-        coordinator.lock(connection, options.schema)
+        session.lock(connection, options.schema)
         last = connection.execute(db.query("last_publication"), {"schema": options.schema}).fetchone()
         if last is not None and last[1] == "update":
             _, _, _, _, split_id, store = last
@@ -213,7 +214,7 @@ def _live(connection: db.Connection, live_schema: str) -> _Live:
         raise SchemaError(f"nothing is published in schema {live_schema} that could be updated", "etl load")
     publish.settle(connection, live_schema)
     stored = connection.execute(db.query("build_plan"), {"build": row[0]}).fetchone()
-    leaves = tuple(coordinator.leaf_of(values) for values in stored[0]) if stored else ()
+    leaves = tuple(begin.leaf_of(values) for values in stored[0]) if stored else ()
     return _Live(
         build=row[0],
         schema=publish.schema_of(live_schema, row[0]),
@@ -355,7 +356,7 @@ class _Update:
             for partitions in _pieces(wanted, sizes.__getitem__, most)
         ]
         window = 1 if is_little else None
-        found = _moved(list(coordinator.collect(pool, work.difference, tasks, self._stop, window)))
+        found = _moved(list(parallel.collect(pool, work.difference, tasks, self._stop, window)))
         if "powers" not in self._tables:  # rows of powers that are not there would be nobody's
             found = [msgspec.structs.replace(difference, new=(), gone=()) for difference in found]
         if self._scope.keep_missing:
@@ -442,7 +443,7 @@ class _Update:
         tasks = list(self._stage_tasks(differences))
         window = 1 if len(tasks) <= 1 else self._pool.workers  # what they made waits in memory
         prepare = partial(self._prepare, differences, run)
-        for made in coordinator.collect(self._pool, work.stage, tasks, self._stop, window, prepare):
+        for made in parallel.collect(self._pool, work.stage, tasks, self._stop, window, prepare):
             staged.put(self._connection, self._live.build, made)
             for name, count, _ in made.copies:
                 rows[name] += count
@@ -461,7 +462,7 @@ class _Update:
         where = {"store": self._options.store, "split_id": self._manifest.split_id}
         tasks = [CheckTask(part=part, **where) for part in self._manifest.parts]
         pool = self._pool if sum(task.part.bytes for task in tasks) > _TASK_BYTES else self._here()
-        for _ in coordinator.collect(pool, work.check_part, tasks, self._stop):
+        for _ in parallel.collect(pool, work.check_part, tasks, self._stop):
             pass
 
     def _judge_rejects(self) -> None:
@@ -471,7 +472,7 @@ class _Update:
         if found and self._scope.is_whole:
             store, uids = self._options.store, tuple(uid for (uid,) in found)
             task = NamesTask(store=store, split_id=self._manifest.split_id, uids=uids)
-            (self._lost_rejects,) = coordinator.collect(self._pool, work.lost_names, [task], lambda: False, 1)
+            (self._lost_rejects,) = parallel.collect(self._pool, work.lost_names, [task], lambda: False, 1)
         counted = {**values, "gone": list(self._lost_rejects)}
         row = self._connection.execute(db.query("count_staged_rejects"), counted).fetchone()
         rejected = self._manifest.rejects + (row[0] if row else 0)
@@ -530,12 +531,12 @@ class _Update:
                 power_order={uid: position for _, members in lists for position, uid in enumerate(members)},
                 tables=tuple(self._tables),
                 batch_rows=self._options.batch_rows,
-                batch_bytes=coordinator.batch_bytes(self._options, 1 if is_small else self._pool.workers),
+                batch_bytes=sizing.batch_bytes(self._options, 1 if is_small else self._pool.workers),
             )
 
     def _stage_bytes(self, workers: int) -> int:
         """Return how much record text a task may take: what it makes lies in memory at once, beside one batch."""
-        return min(_STAGE_BYTES, 2 * coordinator.batch_bytes(self._options, workers))
+        return min(_STAGE_BYTES, 2 * sizing.batch_bytes(self._options, workers))
 
     def _application(self, run: int) -> apply.Application:
         return apply.Application(

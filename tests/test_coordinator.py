@@ -16,7 +16,7 @@ import pytest
 from split_support import i12, save
 
 import etl
-from etl import config, coordinator, db, ddl, generate, publish, tables
+from etl import config, coordinator, db, ddl, generate, publish, session, sizing, tables
 from etl.errors import DatabaseError, StoreError, UsageError
 from etl.model import Event
 
@@ -104,13 +104,13 @@ def test_for_a_server_far_away_a_worker_loads_several_leaves_at_once(store: str,
     given = config.LoadOptions(store=store, dsn=dsn, executor="process://2", more_when_far=True)
     small, smaller = (replace(given, memory_limit_bytes=size * config.MIB) for size in (400, 320))
 
-    assert coordinator.threads(given, 0.001, 90) == 1
-    assert coordinator.threads(given, 0.04, 90) == 4
-    assert coordinator.threads(given, 0.04, 7) == 3
-    assert coordinator.threads(given, 0.04, 1) == 1
-    assert coordinator.threads(small, 0.04, 90) == 2
-    assert coordinator.threads(smaller, 0.04, 90) == 1
-    assert coordinator.threads(replace(given, more_when_far=False), 0.04, 90) == 1
+    assert sizing.threads(given, 0.001, 90) == 1
+    assert sizing.threads(given, 0.04, 90) == 4
+    assert sizing.threads(given, 0.04, 7) == 3
+    assert sizing.threads(given, 0.04, 1) == 1
+    assert sizing.threads(small, 0.04, 90) == 2
+    assert sizing.threads(smaller, 0.04, 90) == 1
+    assert sizing.threads(replace(given, more_when_far=False), 0.04, 90) == 1
 
 
 def test_a_second_load_has_nothing_to_do(store: str, dsn: str) -> None:
@@ -240,7 +240,7 @@ def test_ctrl_c_drains_and_the_same_command_goes_on(store: str, dsn: str) -> Non
 def test_a_second_run_at_the_same_time_says_who_is_at_work(store: str, dsn: str) -> None:
     """Exit code 76."""
     with db.connect(dsn, name="etl load by somebody") as connection:
-        coordinator.lock(connection, "game")
+        session.lock(connection, "game")
         second = run_command("load", "--store", store, "--dsn", dsn, "--quiet")
 
     assert second.returncode == 76

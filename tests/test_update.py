@@ -14,7 +14,7 @@ import pytest
 from test_coordinator import checksums
 
 import etl
-from etl import config, coordinator, db, generate, loaded, staging, update
+from etl import config, coordinator, db, generate, loaded, sizing, staging, update
 from etl.errors import Interrupted, SchemaError, StoreError, UsageError
 from etl.model import Event
 from etl.plan import Difference, DiffTask
@@ -128,7 +128,7 @@ def test_an_update_of_more_than_fits_into_one_task_gives_the_tables_of_a_fresh_l
     old = replace(at(split(before), dsn), memory_limit_bytes=little)
     new = replace(at(options, dsn), memory_limit_bytes=little, executor="process://2")
     size = sum(partition.bytes for partition in manifest.read(new.store, new.split_id).partitions)
-    assert 2 * coordinator.batch_bytes(new, 2) < size
+    assert 2 * sizing.batch_bytes(new, 2) < size
 
     coordinator.load(old)
     result = update.update(new, Scope())

@@ -15,7 +15,7 @@ import pytest
 from test_coordinator import checksums, options
 
 import etl
-from etl import coordinator, generate, parallel
+from etl import coordinator, generate, parallel, sizing
 from etl.workers import MOST_THREADS, Workers
 
 
@@ -171,7 +171,7 @@ def test_leaves_that_one_process_loads_at_once_are_those_that_come_one_by_one(
     etl.split(str(tmp_path / "all.json"), store=store, executor="inline://")
     given = replace(options(store, dsn), executor="process://2")
     coordinator.load(replace(given, dsn=empty_dsn, executor="process://1"))
-    monkeypatch.setattr(coordinator, "FAR_S", 0.0)
+    monkeypatch.setattr(sizing, "FAR_S", 0.0)
     several = coordinator.load(replace(given, more_when_far=True))
 
     assert several.timings["worker_idle"] >= 0

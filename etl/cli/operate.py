@@ -8,7 +8,7 @@ from typing import Any
 import click
 from psycopg.rows import dict_row
 
-from etl import audit, builds, coordinator, db, dsn, migrations
+from etl import audit, builds, db, dsn, migrations, session
 from etl.cli import common, timetable
 from etl.store import splits
 
@@ -169,7 +169,7 @@ def prune(keep: int, dsn: str | None, schema: str, store: str, yes: bool) -> Non
     Example: etl prune --keep 3
     """
     with _connection(dsn, "etl prune") as connection:
-        coordinator.lock(connection, schema)
+        session.lock(connection, schema)
         with audit.watched(connection, command=None, live_schema=schema, build=None):
             dropped, freed = _prune_builds(connection, schema, keep, yes), _prune_splits(connection, store, keep, yes)
     if not dropped and not freed:

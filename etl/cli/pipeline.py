@@ -248,7 +248,7 @@ def rebuild(sources: tuple[str, ...], **given: Any) -> None:
     Example: etl rebuild powers.json --jobs 4
     """
     clock = timings.Clock()
-    from etl import coordinator, splitter, work
+    from etl import coordinator, sizing, splitter, work
 
     clock.lap("imports")
     warm = warming(given)
@@ -257,7 +257,7 @@ def rebuild(sources: tuple[str, ...], **given: Any) -> None:
 
         def get_ready() -> None:
             """Start the load's workers beside those of the split, if the memory limit has room for both."""
-            if coordinator.has_room(options, 2 * pool.workers):
+            if sizing.has_room(options, 2 * pool.workers):
                 pool.warm(*work.LOAD_MODULES)
 
         done = with_progress(given, lambda report: splitter.run(split_options(sources, given), report, get_ready))

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from etl import config, coordinator, db, ddl, dsn, migrations, postgres, preflight, publish, resources, server
+from etl import config, db, ddl, dsn, migrations, postgres, preflight, publish, resources, server, session
 from etl.cli import common
 from etl.errors import DatabaseError, UsageError
 
@@ -215,7 +215,7 @@ def drop_all(connection: db.Connection, schema: str) -> tuple[list[str], list[st
     migrations.pending(connection)
     if not migrations.applied(connection):
         return [], []
-    coordinator.lock(connection, schema)
+    session.lock(connection, schema)
     with connection.transaction():
         publish.retract(connection, schema)
         connection.execute(db.query("forget_live"), {"schema": schema})
