@@ -23,6 +23,9 @@ from etl.plan import Leaf
 _PLAIN = "create index {index} on {table}"
 _SCALARS = ("int2", "int4", "int8", "float8", "bool", "text")
 
+WHOLE = 3
+"""What is planned as a whole has statistics in this part of the server's detail: 9,900 rows by default, of each table."""
+
 Asked = Mapping[str, db.Cursor]
 """Questions that the server was asked together, by name; the answers may be read behind a pipeline."""
 
@@ -225,8 +228,9 @@ def create_build(
 
 
 def index_directory(connection: db.Connection, schema: str) -> None:
-    """Index a build's directory and gather its statistics."""
+    """Index a build's directory and gather its statistics, in a transaction."""
     create_indexes(connection, schema, "power_directory", table_file("power_directory"))
+    connection.execute(db.query("sample_lightly"), {"part": WHOLE})
     connection.execute(db.query("analyze_directory", schema=db.identifier(schema)))
 
 
@@ -347,9 +351,10 @@ def relations(schema_tables: tuple[str, ...]) -> Iterator[str]:
 def create_view(
     connection: db.Connection, schema: str, name: str, path: str, homes: Mapping[str, str | None] | None = None
 ) -> None:
-    """Make a materialized view with its rows, indexes and statistics; see ``create_indexes`` for ``homes``."""
+    """Make a materialized view with its rows, indexes and statistics, in a transaction; ``homes`` as in ``create_indexes``."""
     for heading, body in db.sections(path):
         if heading == "create":
             connection.execute(db.template(body, {"schema": db.identifier(schema)}))
     create_indexes(connection, schema, name, path, homes=homes)
+    connection.execute(db.query("sample_lightly"), {"part": WHOLE})
     connection.execute(db.query("analyze", relation=db.identifier(schema, name)))

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 LOAD_MODULES = ("polars", "etl.transforms.assemble", "etl.leaf")
 """What a worker that loads leaves imports before its first task."""
 
-# What a partitioned table is planned by has a third of the server's detail; its leaves, which ANALYZE looks at as well, a
-# tenth like their other columns.
-_PARENT, _LEAF = 3, 10
+# What a partitioned table is planned by has a third of the server's detail (ddl.WHOLE); its leaves, which ANALYZE looks at as
+# well, a tenth like their other columns.
+_LEAF = 10
 
 
 def connect() -> None:
@@ -126,7 +126,7 @@ def gather_statistics(task: StatisticsTask) -> str:
         with connection.pipeline():
             name = f"etl analyze {task.table}"
             entry = receipts.enter(connection, task.build, task.epoch, "statistics", [task.table], name=name)
-            asked = connection.execute(db.query("part_of_detail"), {"part": _PARENT})
+            asked = connection.execute(db.query("part_of_detail"), {"part": ddl.WHOLE})
             connection.execute(db.query("sample_lightly"), {"part": _LEAF})
         entry.done()
         detail = asked.fetchall()[0][0]
