@@ -17,13 +17,13 @@ from etl.errors import EtlError, Terminated
 _LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 _COMMANDS = {
-    "split": ("etl.cli.pipeline:split", "Cut a JSON export into Arrow record batches, one partition each."),
-    "load": ("etl.cli.pipeline:load", "Load a split into PostgreSQL and publish it."),
-    "rebuild": ("etl.cli.pipeline:rebuild", "Split, load into a fresh build, publish: all in one go."),
+    "split": ("etl.cli.split:split", "Cut a JSON export into Arrow record batches, one partition each."),
+    "load": ("etl.cli.load:load", "Load a split into PostgreSQL and publish it."),
+    "rebuild": ("etl.cli.load:rebuild", "Split, load into a fresh build, publish: all in one go."),
     "update": ("etl.cli.change:update", "Change only the powers that differ, in the published build."),
     "validate": ("etl.cli.records:validate", "Say what a load would reject, without a database."),
     "rejects": ("etl.cli.records:rejects", "Rejected records: list, show, export, replay."),
-    "generate": ("etl.cli.pipeline:generate", "Write synthetic records, for tests and measurements."),
+    "generate": ("etl.cli.split:generate", "Write synthetic records, for tests and measurements."),
     "power": ("etl.cli.read:power", "Show one power by name or id."),
     "powerset": ("etl.cli.read:powerset", "Show the powers of a powerset."),
     "status": ("etl.cli.operate:status", "Show the builds, and what is left to do."),
