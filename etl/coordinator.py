@@ -41,7 +41,7 @@ from etl import (
 from etl.errors import Incomplete, InputError, UsageError
 from etl.model import Event, Manifest, Progress, Reject
 from etl.outcome import LoadResult
-from etl.plan import EnrolTask, StatisticsTask
+from etl.plan import REFERENCES, EnrolTask, IndexTask, StatisticsTask
 from etl.run import Run, each, stop_here
 from etl.store import manifest as manifests
 
@@ -241,10 +241,13 @@ def _live(run: Run, row: tuple[Any, ...] | None) -> LoadResult | None:
 
 
 def _round_off(run: Run, names: Sequence[str], meanwhile: Callable[[], None]) -> None:
-    """Have workers register what the leaves enrolled, and analyze partitioned tables; call ``meanwhile`` while they do."""
-    tasks: list[StatisticsTask | EnrolTask] = [
-        StatisticsTask(build=run.build, epoch=run.epoch, schema=run.schema, table=name) for name in names
-    ]
+    """Have workers register what the leaves enrolled, index plain tables and analyze those of ``names``; see ``finish``.
+
+    ``meanwhile`` is called while they do. What enrolment changes is indexed last: until it is done, that would wait.
+    """
+    tasks: list[StatisticsTask | IndexTask | EnrolTask] = _indexes(run)
+    tasks += [StatisticsTask(build=run.build, epoch=run.epoch, schema=run.schema, table=name) for name in names]
+    tasks.sort(key=lambda task: isinstance(task, IndexTask) and task.table == REFERENCES)
     if run.enrols:
         enrolment = EnrolTask(
             build=run.build,
@@ -253,12 +256,29 @@ def _round_off(run: Run, names: Sequence[str], meanwhile: Callable[[], None]) ->
             split_id=run.manifest.split_id,
             version="1",
             rows=run.manifest.rows,
-            resolves="power_prerequisites" in run.wanted,
+            resolves=REFERENCES in run.wanted,
         )
         tasks.insert(0, enrolment)
     stop_here(run)
     if len(list(parallel.collect(run.pool, work.round_off, tasks, run.stop, len(tasks), meanwhile))) < len(tasks):
         stop_here(run)
+
+
+def _indexes(run: Run) -> list[StatisticsTask | IndexTask | EnrolTask]:
+    """Return a task for each plain table that is not indexed yet."""
+    return [
+        IndexTask(
+            build=run.build,
+            epoch=run.epoch,
+            schema=run.schema,
+            table=name,
+            version=ddl.version(name),
+            durability=run.options.durability,
+            deferred=run.options.deferred,
+        )
+        for name in finish.plain_tables(run.wanted)
+        if (name, "indexes") not in run.done
+    ]
 
 
 def _publish(run: Run) -> publish.Publication:

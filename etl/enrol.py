@@ -16,14 +16,13 @@ from psycopg import errors, sql
 from etl import chained, db, ddl, line, receipts
 from etl.errors import Incomplete, MismatchError
 from etl.model import Manifest
-from etl.plan import EnrolTask, LeafTask, RegisterTask
+from etl.plan import REFERENCES, EnrolTask, LeafTask, RegisterTask
 from etl.store import parts
 
 DIRECTORY = "power_directory"
 TABLE = "enrolment"
 """The table of a build for names and ids on their way into the registry."""
 
-_REFERENCES = "power_prerequisites"
 _NAMES = {"id": "int8", "uid": "text"}
 _PLACES = {"id": "int8", "internal_name": "text", "archetype_id": "int4", "powerset_id": "int4"}
 
@@ -113,7 +112,7 @@ def enrol(task: EnrolTask) -> receipts.Receipt:
         with connection.pipeline():
             if task.resolves:
                 connection.execute(db.query("resolve_enrolled", schema=schema))
-                ddl.analyze(connection, task.schema, _REFERENCES, _REFERENCES, columns=["required_power_id"])
+                ddl.analyze(connection, task.schema, REFERENCES, REFERENCES, columns=["required_power_id"])
             ddl.index_directory(connection, task.schema)
         is_bare = _is_bare(connection)
         with connection.pipeline():

@@ -1,14 +1,14 @@
-"""Filling a build: names registered, leaves loaded, plain tables indexed, by workers; the parts proven before and after."""
+"""Filling a build: names registered, leaves loaded, by workers; the parts proven before and after."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from etl import begin, ddl, finish, keys, limits, outcome, parallel, receipts, retry, sizing, tables, work
+from etl import begin, ddl, keys, limits, outcome, parallel, receipts, retry, sizing, tables, work
 from etl.config import MIB
 from etl.errors import EtlError, StoreError, TooManyRejects, Transient
 from etl.model import Event
-from etl.plan import CheckTask, IndexTask, Leaf, LeafResult, LeafTask, RegisterTask
+from etl.plan import CheckTask, Leaf, LeafResult, LeafTask, RegisterTask
 from etl.run import Run, each, is_loaded, stop_here
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def fill(run: Run) -> None:
 
 
 def _fill_tables(run: Run) -> None:
-    """Register the names, load the leaves that have no receipt, index the plain tables; prove the parts before and after."""
+    """Register the names, load the leaves that have no receipt; prove the parts before and after."""
     with run.phase("check"):
         _check_parts(run, [leaf for leaf in run.leaves if not is_loaded(run, leaf)])
     with run.phase("register"):
@@ -53,21 +53,6 @@ def _fill_tables(run: Run) -> None:
             stop_here(run)
     with run.phase("load"):
         _load_leaves(run)
-    with run.phase("index"):
-        tasks = [
-            IndexTask(
-                build=run.build,
-                epoch=run.epoch,
-                schema=run.schema,
-                table=name,
-                version=ddl.version(name),
-                durability=run.options.durability,
-                deferred=run.options.deferred,
-            )
-            for name in finish.plain_tables(run.wanted)
-            if (name, "indexes") not in run.done
-        ]
-        each(run, work.index_table, tasks)
     if not run.is_finished:  # else they were proven, and may be gone by now
         with run.phase("check again"):
             _check_parts(run, run.leaves)

@@ -27,8 +27,9 @@ def finish(
 
     ``extensions`` are those that the views' indexes need, as ``ddl.extension_homes`` has them.
 
-    Meanwhile ``gather(tables, views)`` has the statistics of the partitioned tables gathered, in other sessions, and calls
-    ``views``, which begins the transaction. Links come after both: they take a lock that ANALYZE would wait for.
+    Meanwhile ``gather(tables, views)`` has plain tables indexed and the statistics of the partitioned tables gathered, in
+    other sessions, and calls ``views``, which begins the transaction. Links come after both: they take a lock that ANALYZE
+    would wait for.
 
     Each leaf is attached in a transaction of its own, which a later run need not do again: the server tells every session
     of each relation that is touched, and a session that is told of some 4,000 at once forgets all it knew of the

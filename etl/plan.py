@@ -14,6 +14,10 @@ from etl.timings import Stint
 TARGET_LEAVES = 20
 
 
+REFERENCES = "power_prerequisites"
+"""The table whose references to powers of other leaves are resolved when all powers have ids."""
+
+
 class Leaf(msgspec.Struct, frozen=True, kw_only=True):
     """A range of powerset ids of one archetype; None is an open end, so that every new powerset has a place.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 PHASES = (
-    "imports", "split", "start", "plan", "check", "register", "load", "index", "check again", "finish", "publish",
+    "imports", "split", "start", "plan", "check", "register", "load", "check again", "finish", "publish",
     "index later", "compare", "question", "stage", "apply", "database away", "end",
 )  # fmt: skip
 """Phases of loads and updates in their order, which the import log does not keep. "start" is all before the work: the

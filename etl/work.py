@@ -112,9 +112,11 @@ def index_table(task: IndexTask) -> str:
     return task.table
 
 
-def round_off(task: "StatisticsTask | EnrolTask") -> object:
-    """Do what a build whose leaves are attached still wants: statistics of a table, or the registry."""
-    return enrol(task) if isinstance(task, EnrolTask) else gather_statistics(task)
+def round_off(task: "StatisticsTask | IndexTask | EnrolTask") -> object:
+    """Do what a build whose leaves are attached still wants: the registry, indexes, or statistics of a table."""
+    if isinstance(task, EnrolTask):
+        return enrol(task)
+    return index_table(task) if isinstance(task, IndexTask) else gather_statistics(task)
 
 
 def gather_statistics(task: StatisticsTask) -> str:

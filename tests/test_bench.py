@@ -93,7 +93,7 @@ def test_the_time_of_etl_is_told_by_its_parts() -> None:
         "5.0",
         "4.0",
     )
-    assert told["tables loaded"] == "6.5"
+    assert told["leaves loaded"] == "6.5"
     assert report.parts(report.summarise([run_of("psql", 0, 1.0)])) == ""
 
 

@@ -165,7 +165,7 @@ def test_a_part_that_changes_while_it_is_read_costs_the_build(store: str, dsn: s
     whole = part.read_bytes()
 
     def spoil(event: Event) -> None:
-        if event.phase == "index":
+        if event.phase == "check again":
             part.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
 
     with pytest.raises(StoreError, match=f"{part.name}.* damaged.* dropped"):

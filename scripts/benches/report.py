@@ -48,8 +48,8 @@ def _entry(runs: list[dict[str, Any]], limits: dict[tuple[str, int], float]) -> 
     }
 
 
-LOADING = ("imports", "start", "split", "plan", "check", "register", "load", "index")
-"""The phases up to where the tables compared have their rows and indexes; the others make what the limit does not have."""
+LOADING = ("imports", "start", "split", "plan", "check", "register", "load")
+"""The phases up to where the leaves have their rows and indexes; plain tables are indexed beside what the limit does not have."""
 PHASES = (*LOADING, "finish", "publish")
 WORK = ("read", "transform", "encode", "send", "server_wait", "index")
 
@@ -63,7 +63,7 @@ def parts(summary: list[dict[str, Any]]) -> str:
     limits = {
         entry["server"]: entry["median_s"] for entry in summary if entry["contender"] == LIMIT and entry["counts"]
     }
-    names = [*PHASES, *(f"{name.replace('_', ' ')} (workers)" for name in WORK), "tables loaded"]
+    names = [*PHASES, *(f"{name.replace('_', ' ')} (workers)" for name in WORK), "leaves loaded"]
     rows = [
         [f"{entry['server']}, {entry['contender']}"]
         + [f"{entry['timings'].get(name, 0.0):.1f}" for name in (*PHASES, *(f"worker_{name}" for name in WORK))]

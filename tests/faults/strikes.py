@@ -35,7 +35,7 @@ from redis_server import RedisServer, find_binary
 
 from etl.read import PowerReader
 
-LOADING = ("plan", "check", "register", "load", "index", "finish", "publish")
+LOADING = ("plan", "check", "register", "load", "finish", "publish")
 UPDATING = ("compare", "stage", "apply")
 TEMPLATES = {"load": "empty", "reload": "loaded", "update": "loaded"}
 FAR = 1 << 62
@@ -290,7 +290,7 @@ def restart_in_copy(case: Case) -> None:
 
 @strike("server: immediate stop and restart, indexes")
 def restart_in_index(case: Case) -> None:
-    disturb(case, restart, 0, scenarios=("load", "reload"), phases=("load", "index"))
+    disturb(case, restart, 0, scenarios=("load", "reload"), phases=("load", "finish"))
 
 
 @strike("server: immediate stop and restart, view")
