@@ -24,19 +24,17 @@ def plan(run: Run) -> None:
         unfinished = run.connection.execute(db.query("unfinished_builds"), values)
         half_dropped = run.connection.execute(db.query("half_dropped_builds"), values)
     run.extensions = ddl.found_extensions(run.connection, extensions)
-    for build, split_id, names, versions, plan in unfinished:
+    for build, split_id, names, versions, cut in unfinished:
         current = versions == renewal.versions(run.wanted) and tuple(names) == run.wanted
-        take_over(run.connection, build)
-        leaves = [leaf_of(values) for values in plan]
+        epoch = take_over(run.connection, build)
+        leaves = [Leaf.of(values) for values in cut]
         if split_id == run.manifest.split_id and current and not run.build and _stands(run, build, leaves):
-            run.build, run.leaves = build, leaves
+            run.build, run.epoch, run.leaves = build, epoch, leaves
         else:
             drop(run.connection, run.options.schema, build)
     for (build,) in half_dropped:
         drop(run.connection, run.options.schema, build)
-    if run.build:
-        run.epoch = take_over(run.connection, run.build)
-    else:
+    if not run.build:
         _begin(run)
     run.schema = publish.schema_of(run.options.schema, run.build)
 
@@ -77,12 +75,7 @@ def _stands(run: Run, build: int, leaves: list[Leaf]) -> bool:
 
 def _leaves_of(connection: db.Connection, build: int) -> list[Leaf]:
     row = connection.execute(db.query("build_plan"), {"build": build}).fetchone()
-    return [leaf_of(values) for values in row[0]] if row else []
-
-
-def leaf_of(values: dict[str, object]) -> Leaf:
-    """Return a leaf from what ``asdict`` made of it in a build's plan."""
-    return Leaf(**{**values, "powersets": tuple(values["powersets"])})  # type: ignore[arg-type]  # as asdict wrote it
+    return [Leaf.of(values) for values in row[0]] if row else []
 
 
 def take_over(connection: db.Connection, build: int) -> int:

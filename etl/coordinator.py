@@ -79,7 +79,7 @@ def load(
     if options.split_id is None:
         _check_sources(manifest)
     where = dsn.resolve(options.dsn)
-    with metrics.PeakMemory() as memory, nullcontext(line) if line else hold(options) as line:
+    with db.translated(where), metrics.PeakMemory() as memory, nullcontext(line) if line else hold(options) as line:
         with line.connection.pipeline():
             lock, facts, ledger_facts = (
                 line.ask_lock(),
@@ -88,11 +88,11 @@ def load(
             )
         free = preflight.require(facts, options, manifest)
         with pool or parallel.Pool(options.executor, {config.DSN_VARIABLE: where}) as pool:
+            migrations.ensure(line.connection, ledger_facts)
+            line.lock(lock)
             if (several := sizing.threads(options, line.round_trip_s, free)) > 1:
                 pool.widen(several)
                 pool.warm(*work.LOAD_MODULES, function=work.connect)
-            migrations.ensure(line.connection, ledger_facts)
-            line.lock(lock)
             run = Run(
                 options=options,
                 manifest=manifest,

@@ -1,5 +1,6 @@
 """The door to PostgreSQL: connections, and the statements of ``sql/``."""
 
+import contextlib
 import getpass
 import os
 import re
@@ -104,7 +105,9 @@ def open_connection(dsn: str, *, name: str) -> Connection:
 
 def has_spoken(connection: Connection) -> bool:
     """Whether the server has said something unasked: a good-bye (restart, pg_terminate_backend, time-out), or less."""
-    return bool(select.select([connection.fileno()], [], [], 0)[0])
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
 
 
 @contextmanager
@@ -151,9 +154,15 @@ def _sent_ahead(connection: Connection) -> Iterator[None]:
         with connection.pipeline():
             yield
     except BaseException:
+        undo(connection)
+        raise
+
+
+def undo(connection: Connection) -> None:
+    """Roll back what is open, after an error that is to be told: where that fails, the server has done it."""
+    with contextlib.suppress(psycopg.Error):
         if not connection.closed:
             connection.rollback()
-        raise
 
 
 @contextmanager

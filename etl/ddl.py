@@ -351,10 +351,9 @@ def relations(schema_tables: tuple[str, ...]) -> Iterator[str]:
 def create_view(
     connection: db.Connection, schema: str, name: str, path: str, homes: Mapping[str, str | None] | None = None
 ) -> None:
-    """Make a materialized view with its rows, indexes and statistics, in a transaction; ``homes`` as in ``create_indexes``."""
+    """Make a materialized view with its rows, indexes and statistics; see ``create_indexes`` for ``homes``."""
     for heading, body in db.sections(path):
         if heading == "create":
             connection.execute(db.template(body, {"schema": db.identifier(schema)}))
     create_indexes(connection, schema, name, path, homes=homes)
-    connection.execute(db.query("sample_lightly"), {"part": WHOLE})
     connection.execute(db.query("analyze", relation=db.identifier(schema, name)))

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import psycopg
+from psycopg.pq import TransactionStatus
+
 from etl import db, ddl, tables
 from etl.errors import MismatchError
 from etl.plan import Leaf
@@ -51,12 +54,14 @@ def finish(
     def views() -> None:
         with connection.pipeline():
             connection.execute("begin")
+            connection.execute(db.query("sample_lightly"), {"part": ddl.WHOLE})
             for name, path in ddl.views():
                 if homes[name] == schema:
                     ddl.create_view(connection, schema, name, path, extensions)
 
     try:
         gather(partitioned, views)
+        _prove_begun(connection)
         with connection.pipeline():
             linked = {name: db.identifier(homes[name], name) for name in ("archetypes", "powersets", "powers")}
             if homes["powersets"] == schema:
@@ -70,10 +75,15 @@ def finish(
         rows = _proven(asked, done)
         connection.execute("commit")
     except BaseException:
-        if not connection.closed:
-            connection.rollback()
+        db.undo(connection)
         raise
     return rows
+
+
+def _prove_begun(connection: db.Connection) -> None:
+    """Raise where the transaction that the views begin is not there: what follows would be kept step by step."""
+    if connection.info.transaction_status != TransactionStatus.INTRANS:
+        raise psycopg.ProgrammingError("the views were not made")
 
 
 def counted(

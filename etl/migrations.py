@@ -132,7 +132,7 @@ def _apply_together(connection: db.Connection, todo: Sequence[Migration]) -> boo
             raise
         return False
     finally:
-        _leave(connection)
+        db.undo(connection)  # what did not come to its commit
     return True
 
 
@@ -144,7 +144,7 @@ def _apply(connection: db.Connection, migration: Migration) -> None:
         if error.sqlstate != _REPEATED:
             raise
     finally:
-        _leave(connection)
+        db.undo(connection)  # what did not come to its commit
 
 
 def _script(connection: db.Connection, migration: Migration) -> bytes:
@@ -155,12 +155,6 @@ def _script(connection: db.Connection, migration: Migration) -> bytes:
     )
     behind = sql.SQL("\n;\n{};\ncommit").format(db.query("record_migration", version=version, name=name))
     return before.as_bytes(connection) + migration.text.encode() + behind.as_bytes(connection)
-
-
-def _leave(connection: db.Connection) -> None:
-    """Roll back what did not come to its commit."""
-    if not connection.closed:
-        connection.rollback()
 
 
 def create(description: str, folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """The door to other processes: an executor factory, a window of tasks in flight, suspects retried alone.
 
-Only ``submit``, ``wait`` and ``shutdown`` of an executor are used, so that any ``concurrent.futures.Executor`` will do.
+Of an executor ``submit``, ``wait`` and ``shutdown`` are used, so that any ``concurrent.futures.Executor`` will do; that of
+worker processes is ``etl.workers``.
 One killed worker breaks a whole executor, which does not say which task did it: every task that was in flight is a suspect
 and runs again alone, and one that kills its worker alone as well comes back as ``WorkerDied``.
 """
@@ -23,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from etl.errors import UsageError, WorkerDied
-from etl.workers import Workers
+from etl.workers import MOST_THREADS, Workers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -82,7 +83,6 @@ class Pool:
         self._environment = dict(environment or {})
         self._executor: Executor | None = None
         self._started = 0  # the workers of the executor: as many as were warmed first, else all
-        self._warming: list[Future[None]] = []
 
     @property
     def window(self) -> int:
@@ -97,7 +97,7 @@ class Pool:
     def widen(self, threads: int) -> None:
         """Let each worker do so many tasks at once from now on; inline there is one."""
         if self._scheme != "inline":
-            self.threads = max(self.threads, threads)
+            self.threads = max(self.threads, min(threads, MOST_THREADS))
             if isinstance(self._executor, Workers):
                 self._executor.widen(self.threads)
 
@@ -152,7 +152,6 @@ class Pool:
         meanwhile: Callable[[], None],
     ) -> Iterator[tuple[T, R | Exception]]:
         suspects = deque[T]()
-        wait(self._warming)  # else a task would start yet another worker, and the two would be in each other's way
         retrying = not stop() and self._fill(function, flying, waiting, suspects, limit())
         meanwhile()
         while waiting or suspects or flying:
@@ -168,8 +167,8 @@ class Pool:
             done.clear()  # results may be big
             if not broken:
                 continue
-            broken += [task for future, task in flying.items() if not future.done() or _is_broken(future)]
             finished = {f: t for f, t in flying.items() if f.done() and not _is_broken(f)}
+            broken += [task for future, task in flying.items() if future not in finished]  # one look: more may end now
             flying.clear()
             self.kill()
             for future, task in finished.items():
@@ -221,19 +220,18 @@ class Pool:
             return InlineExecutor()
         os.environ.update({name: value for name, value in WORKER_ENVIRONMENT.items() if name not in os.environ})
         arguments = (os.getpid(), self._environment)
-        executor = Workers(workers, get_context("spawn"), _start_worker, arguments)
-        executor.widen(self.threads)
-        return executor
+        return Workers(workers, self.threads, get_context("spawn"), _start_worker, arguments)
 
     def warm(self, *modules: str, workers: int | None = None, function: Callable[[], None] | None = None) -> None:
         """Let workers, all unless told, start and import what their tasks need, while the caller goes on.
 
-        Each thread of theirs calls the ``function`` then.
+        They call the ``function`` then, once for each of their threads, mostly in each of them.
         """
         if self._scheme != "inline":
             if self._executor is None:
                 self._started = workers or self.workers
-            self._warming += [self._submit(_import, (modules, function)) for _ in range(self._started * self.threads)]
+            for _ in range(self._started * self.threads):
+                self._submit(_import, (modules, function))
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers that run now."""
@@ -245,13 +243,11 @@ class Pool:
             self._executor.shutdown(wait=wait, cancel_futures=True)
             self._executor = None
             self._started = 0
-        self._warming.clear()
 
     def kill(self) -> None:
         """End the workers at once; whatever they had not committed is gone."""
         executor, self._executor = self._executor, None
         self._started = 0
-        self._warming.clear()
         if executor is None:
             return
         for process in _processes(executor):

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import msgspec
 
@@ -38,6 +39,11 @@ class Leaf(msgspec.Struct, frozen=True, kw_only=True):
     def is_only(self) -> bool:
         """Whether the archetype has no other leaf."""
         return self.lower is None and self.upper is None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Leaf":
+        """Return a leaf from what ``asdict`` made of it in a build's plan."""
+        return cls(**{**values, "powersets": tuple(values["powersets"])})
 
 
 class LeafTask(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,13 +27,13 @@ def has_room(options: config.LoadOptions, workers: int) -> bool:
 def threads(options: config.LoadOptions, round_trip_s: float, free: int) -> int:
     """Return how many leaves a worker loads at once: several if the server is far away, since most of them wait.
 
-    As many as there is memory for, and connections (``free``); unless somebody said how many workers.
+    As many as there is memory for, and half of the connections that are ``free``; unless somebody said how many workers.
     """
     if not options.more_when_far or round_trip_s < FAR_S:
         return 1
     workers = parallel.parse(options.executor)[1]
     each = (options.memory_limit_bytes - COORDINATOR_BYTES) // workers - WORKER_BASE_BYTES
-    found = max(1, min(MOST_THREADS, each // (_BATCH_COPIES * MIN_BATCH_BYTES), free // workers))
+    found = max(1, min(MOST_THREADS, each // (_BATCH_COPIES * MIN_BATCH_BYTES), free // (2 * workers)))
     away = "the server is %.0f ms away: each worker loads %s leaves at once"
     _log.info(away, 1000 * round_trip_s, found, extra={"action": "far"})
     return found

@@ -18,7 +18,6 @@ import msgspec
 from etl import (
     apply,
     audit,
-    begin,
     builds,
     config,
     db,
@@ -214,7 +213,7 @@ def _live(connection: db.Connection, live_schema: str) -> _Live:
         raise SchemaError(f"nothing is published in schema {live_schema} that could be updated", "etl load")
     publish.settle(connection, live_schema)
     stored = connection.execute(db.query("build_plan"), {"build": row[0]}).fetchone()
-    leaves = tuple(begin.leaf_of(values) for values in stored[0]) if stored else ()
+    leaves = tuple(Leaf.of(values) for values in stored[0]) if stored else ()
     return _Live(
         build=row[0],
         schema=publish.schema_of(live_schema, row[0]),

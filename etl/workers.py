@@ -28,8 +28,8 @@ MOST_THREADS = 4
 class _Call:
     """A task on its way: what is called, and who waits for it."""
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self.function, self.arguments = function, arguments
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.asked = function, arguments, named
         self.future: Future[Any] = Future()
 
 
@@ -43,11 +43,12 @@ class Workers(Executor):
     def __init__(
         self,
         workers: int,
+        threads: int,
         context: SpawnContext,
         initializer: Callable[..., None],
         arguments: tuple[Any, ...],
     ) -> None:
-        """Start the processes, each of which calls the initializer first."""
+        """Start the processes, each of which calls the initializer first, and does so many tasks at once."""
         self._waiting: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._feeders: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -55,18 +56,25 @@ class Workers(Executor):
         self._threads = 0
         self._ways: list[list[Connection]] = []
         self.processes: list[BaseProcess] = []
-        for _ in range(workers):
-            here, there = zip(*(context.Pipe() for _ in range(MOST_THREADS)), strict=True)
-            process = context.Process(target=_serve, args=(there, initializer, arguments))
-            process.start()
-            for way in there:
-                way.close()  # so that the process alone has it, and it breaks when that dies
-            self.processes.append(process)
-            self._ways.append(list(here))
-        self.widen(1)
+        try:
+            for _ in range(workers):
+                here, there = zip(*(context.Pipe() for _ in range(MOST_THREADS)), strict=True)
+                # A daemon, so that nobody waits for it at the end of a process that has lost sight of it.
+                process: BaseProcess = context.Process(target=_serve, args=(there, initializer, arguments), daemon=True)
+                process.start()
+                for way in there:
+                    way.close()  # so that the process alone has it, and it breaks when that dies
+                self.processes.append(process)
+                self._ways.append(list(here))
+            self.widen(threads)
+        except BaseException:
+            for process in self.processes:
+                process.kill()
+            raise
 
     def widen(self, threads: int) -> None:
         """Let each process do so many tasks at once from now on, ``MOST_THREADS`` at most; there are never less again."""
+        threads = min(threads, MOST_THREADS)
         for number in range(self._threads, threads):
             for ways in self._ways:
                 feeder = threading.Thread(target=self._feed, args=(ways[number],), daemon=True)
@@ -80,7 +88,7 @@ class Workers(Executor):
         Raises:
             BrokenProcessPool: a process has died.
         """
-        call = _Call(fn, args)
+        call = _Call(fn, args, kwargs)
         with self._lock:
             if self._is_broken:
                 raise BrokenProcessPool("a worker process died")
@@ -116,17 +124,21 @@ class Workers(Executor):
                     continue
                 try:
                     _answer(way, call)
-                except (EOFError, OSError):
-                    self._break(call)
+                except BaseException as error:  # noqa: BLE001  # nobody else would tell who waits for it
+                    self._break(call, error)
                     return
+                del call  # it has the result, which may be big
 
-    def _break(self, call: _Call) -> None:
+    def _break(self, call: _Call, reason: BaseException) -> None:
+        """Break the whole: a process is gone, or what it sent cannot be taken in."""
         with self._lock:
             self._is_broken = True
         begun = [call.future]
         begun += [lost.future for lost in self._taken_back() if lost.future.set_running_or_notify_cancel()]
         for future in begun:
-            future.set_exception(BrokenProcessPool("a worker process died"))
+            broken = BrokenProcessPool("a worker process died")
+            broken.__cause__ = reason
+            future.set_exception(broken)
 
     def _taken_back(self) -> list[_Call]:
         """Take what no process has begun out of the queue; who is told to end there is told so again."""
@@ -148,9 +160,10 @@ def _answer(way: Connection, call: _Call) -> None:
 
     Raises:
         EOFError, OSError: the process is gone.
+        MemoryError: there is no room for the answer.
     """
     try:
-        asked = ForkingPickler.dumps((call.function, call.arguments))
+        asked = ForkingPickler.dumps(call.asked)
     except Exception as error:  # noqa: BLE001  # whatever the task's own pickling says: it is the outcome
         call.future.set_exception(error)
         return
@@ -186,12 +199,14 @@ def _work(way: Connection) -> None:
 def _outcome(asked: bytes) -> memoryview:
     """Do what was asked for; return the result, or the exception with the place where it was raised, for the other end."""
     try:
-        function, arguments = ForkingPickler.loads(asked)
-        return ForkingPickler.dumps((True, function(*arguments)))
+        function, arguments, named = ForkingPickler.loads(asked)
+        return ForkingPickler.dumps((True, function(*arguments, **named)))
     except BaseException as error:  # noqa: BLE001  # the task's outer edge: it becomes an outcome
         place = "".join(traceback.format_exception(error))
         error.add_note(f"in a worker process:\n{place}")
         try:
-            return ForkingPickler.dumps((False, error))
+            answer = ForkingPickler.dumps((False, error))
+            ForkingPickler.loads(answer)
         except Exception:  # noqa: BLE001  # one that cannot travel goes as its text
-            return ForkingPickler.dumps((False, RuntimeError(place)))
+            answer = ForkingPickler.dumps((False, RuntimeError(place)))
+        return answer

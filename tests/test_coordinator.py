@@ -106,7 +106,7 @@ def test_for_a_server_far_away_a_worker_loads_several_leaves_at_once(store: str,
 
     assert sizing.threads(given, 0.001, 90) == 1
     assert sizing.threads(given, 0.04, 90) == 4
-    assert sizing.threads(given, 0.04, 7) == 3
+    assert sizing.threads(given, 0.04, 14) == 3
     assert sizing.threads(given, 0.04, 1) == 1
     assert sizing.threads(small, 0.04, 90) == 2
     assert sizing.threads(smaller, 0.04, 90) == 1

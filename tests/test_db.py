@@ -1,5 +1,8 @@
 """What is sent without waiting for answers is still whole transactions."""
 
+import os
+import resource
+
 import psycopg
 import pytest
 
@@ -73,3 +76,20 @@ def test_another_transaction_is_not_committed_by_the_way(connection: db.Connecti
             db.each_at_once(connection, [insert(2)])
 
     assert numbers(connection) == []
+
+
+def test_the_server_is_heard_behind_a_thousand_descriptors(dsn: str) -> None:
+    """A service that calls the library may have many files open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.dup(0) for _ in range(1100)]
+    try:
+        with db.connect(dsn) as connection, db.connect(dsn) as other:
+            assert connection.fileno() > 1023
+            assert not db.has_spoken(connection)
+            other.execute("select pg_terminate_backend(%s, 5000)", (connection.info.backend_pid,))
+            assert db.has_spoken(connection)
+    finally:
+        for number in held:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

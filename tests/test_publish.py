@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from etl import db, ddl, publish, tables
+from etl import db, ddl, finish, publish, tables
 from etl.errors import DatabaseError, SchemaError
 from etl.plan import Leaf
 
@@ -363,3 +363,16 @@ def test_archetypes_whose_names_look_like_leaves_have_their_place(connection: db
         ("powers_x_00", "powers"),
         ("powers_x_00_00", "powers"),
     ]
+
+
+def test_views_read_no_table_that_is_indexed_beside_them() -> None:
+    """Its key would wait for the view's transaction, and that for the worker which makes the key."""
+    read = {
+        name: set(re.findall(r"(?:from|join) \{schema\}\.(\w+)", body))
+        for name, path in ddl.views()
+        for heading, body in db.sections(path)
+        if heading == "create"
+    }
+
+    assert read["power_build_summary"] == {"powers", "powersets", "archetypes"}
+    assert not set.union(*read.values()) & set(finish.plain_tables(tables.TABLES))

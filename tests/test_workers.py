@@ -2,14 +2,19 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_coordinator import checksums, options
@@ -18,6 +23,8 @@ import etl
 from etl import coordinator, generate, parallel, sizing
 from etl.workers import MOST_THREADS, Workers
 
+ROOT = Path(__file__).parents[1]
+
 
 class Stubborn(Exception):
     """One that cannot be made again from what it says of itself."""
@@ -25,6 +32,10 @@ class Stubborn(Exception):
     def __init__(self, one: str, two: str) -> None:
         super().__init__(one)
         self.two = two
+
+
+class Big:
+    """A result."""
 
 
 def nothing() -> None:
@@ -68,7 +79,7 @@ def linger(folder: str) -> None:
 @pytest.fixture
 def workers() -> Iterator[Workers]:
     """Two processes."""
-    made = Workers(2, get_context("spawn"), nothing, ())
+    made = Workers(2, 1, get_context("spawn"), nothing, ())
     yield made
     for process in made.processes:
         process.kill()
@@ -88,8 +99,8 @@ def test_each_process_does_so_many_tasks_at_once(workers: Workers, tmp_path: Pat
 
 def test_what_cannot_travel_is_an_outcome(workers: Workers) -> None:
     """Of a result as of an exception; the process goes on."""
-    for what in ("a lock", "a generator", "an exception"):
-        with pytest.raises(Exception, match=r"pickle|argument"):
+    for what, told in (("a lock", "pickle"), ("a generator", "ValueError"), ("an exception", "Stubborn: one")):
+        with pytest.raises(Exception, match=told):
             workers.submit(give, what).result()
     with pytest.raises(Exception, match="pickle"):
         workers.submit(give, threading.Lock()).result()
@@ -107,7 +118,7 @@ def test_an_exception_tells_where_it_was_raised(workers: Workers) -> None:
 
 def test_a_process_that_dies_takes_what_it_was_doing_with_it(tmp_path: Path) -> None:
     """Of all its threads, and what waits; nothing more is taken then."""
-    made = Workers(1, get_context("spawn"), nothing, ())
+    made = Workers(1, 1, get_context("spawn"), nothing, ())
     made.widen(2)
     pair = [made.submit(die, str(tmp_path)), made.submit(linger, str(tmp_path))]
     waiting: Future[tuple[int, int]] = made.submit(where)
@@ -119,12 +130,54 @@ def test_a_process_that_dies_takes_what_it_was_doing_with_it(tmp_path: Path) -> 
     made.shutdown()
 
 
+def test_an_answer_that_cannot_be_taken_in_is_told(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it for ever."""
+
+    def too_big(way: Connection) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(Connection, "recv_bytes", too_big)
+    error = workers.submit(where).exception(timeout=20)
+
+    assert isinstance(error, BrokenProcessPool)
+    assert isinstance(error.__cause__, MemoryError)
+
+
+def test_a_result_is_not_kept(workers: Workers) -> None:
+    """It may be big, and the next task may be long in coming."""
+    result: Any = workers.submit(Big).result()
+    gone = weakref.ref(result)
+    del result
+    give_up = time.monotonic() + 20
+    while gone() is not None and time.monotonic() < give_up:
+        time.sleep(0.005)
+
+    assert gone() is None
+
+
+@pytest.mark.parametrize("how", ["Workers(2, 2, get_context('spawn'), print, ())", "1 / 0"])
+def test_nobody_waits_at_the_end_for_workers_that_were_not_told_to(how: str) -> None:
+    """A process that ends takes its workers with it, however it comes to its end."""
+    program = (
+        "from multiprocessing import get_context\nfrom etl.workers import Workers\n"
+        f"if __name__ == '__main__':\n    made = Workers(2, 1, get_context('spawn'), print, ())\n    {how}"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=30, check=False)
+
+    assert ended.returncode == (1 if "/" in how else 0)
+
+
+def test_named_arguments_go_along(workers: Workers) -> None:
+    """As with any executor."""
+    assert workers.submit(sorted, [2, 3, 1], reverse=True).result() == [3, 2, 1]
+
+
 def test_the_end_waits_for_what_was_submitted(tmp_path: Path) -> None:
     """Unless it is called off."""
-    made = Workers(1, get_context("spawn"), nothing, ())
+    made = Workers(1, 1, get_context("spawn"), nothing, ())
     futures = [made.submit(time.sleep, 0.05) for _ in range(4)]
     made.shutdown()
-    again = Workers(1, get_context("spawn"), nothing, ())
+    again = Workers(1, 1, get_context("spawn"), nothing, ())
     first, *others = [again.submit(time.sleep, 0.2) for _ in range(4)]
     while not first.running():
         time.sleep(0.005)
