@@ -56,3 +56,14 @@ def test_the_shortest_texts_are_looked_at(length):
     """Shorter than a word, and a little longer."""
     assert not vast.may_hold(b"1" * length)
     assert vast.may_hold(b" " * length + b"1e1000")
+
+
+@given(
+    st.integers(0, 3_000), st.integers(0, 3_000), st.sampled_from(HUGE), st.sampled_from([b" ", b"e ", b"1e5,", b"9E"])
+)
+def test_a_huge_number_in_a_long_text_is_found(before, after, huge, filling):
+    """Wherever it stands among the words of bits that tell of pairs, and however many pairs there are."""
+    text = filling * before + huge + b"," + filling * after
+
+    assert vast.may_hold(text)
+    assert not vast.may_hold(filling * (before + after))
