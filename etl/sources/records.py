@@ -24,8 +24,8 @@ MAX_RAW_BYTES = 64 * 1024
 _SURELY_SHORT = MAX_NAME_BYTES // 4  # characters: none takes more than four bytes
 
 
-class Home(msgspec.Struct, frozen=True):
-    """The partition of a record, and the powerset's names as the record writes them."""
+class Home(msgspec.Struct, frozen=True, eq=False):
+    """The partition of a record, and the powerset's names as the record writes them. One is equal to itself alone."""
 
     archetype: str
     powerset: str
@@ -190,26 +190,30 @@ class Checker:
             numbers, records = [number for number, _ in kept], [record for _, record in kept]
         fields = [list(map(operator.attrgetter(name), records)) for name in self.format.identity]
         names = list(map(str.strip, fields[0]))
-        fields[0] = [name.rpartition(".")[0] for name in names]
+        parts = list(map(str.rpartition, names, itertools.repeat(".")))
+        fields[0] = list(map(operator.itemgetter(0), parts))
         keys = list(zip(*fields, strict=True))
         homes: list[Home | None] = list(map(self._homes.get, keys))
-        if not (all(homes) and _are_simple(names)):
-            for place, key in enumerate(keys):
-                home = homes[place] or self._homes.get(key)
-                if home is None or not _is_simple(names[place]):
-                    home = self._home(lot, numbers[place], ordinal, records[place], names[place], key)
-                homes[place] = home
-            if not all(homes):
-                left = [place for place, home in enumerate(homes) if home is not None]
-                numbers, names = [numbers[place] for place in left], [names[place] for place in left]
-                homes, records = [homes[place] for place in left], [records[place] for place in left]
+        simple = all(map(operator.itemgetter(2), parts)) and max(map(len, names), default=0) <= _SURELY_SHORT
+        strange = [
+            place for place, home in enumerate(homes) if home is None or not (simple or _is_simple(names[place]))
+        ]
+        for place in strange:
+            home = self._homes.get(keys[place]) if _is_simple(names[place]) else None
+            homes[place] = home or self._home(lot, numbers[place], ordinal, records[place], names[place], keys[place])
+        if strange and not all(homes):
+            left = [place for place, home in enumerate(homes) if home is not None]
+            numbers, names = [numbers[place] for place in left], [names[place] for place in left]
+            homes, records = [homes[place] for place in left], [records[place] for place in left]
         offsets, sizes = lot.offsets, list(map(len, texts))
+        ordinals = list(range(ordinal, ordinal + len(texts)))
         if len(numbers) < len(texts):
+            ordinals = [ordinal + number for number in numbers]
             offsets, sizes, digests = ([column[number] for number in numbers] for column in (offsets, sizes, digests))  # type: ignore[assignment]
         return Rows(
             uids=list(map(str.lower, names)),
             homes=homes,  # type: ignore[arg-type]  # none of them is None any more
-            ordinals=[ordinal + number for number in numbers],
+            ordinals=ordinals,
             offsets=offsets,
             digests=digests,
             sizes=sizes,
@@ -270,11 +274,6 @@ def _fault(text: bytes) -> tuple[str, str] | None:
 def _is_simple(name: str) -> bool:
     """Return whether a name that shares all but its last part with a good one is good for that reason alone."""
     return len(name) <= _SURELY_SHORT and name[-1:] != "."
-
-
-def _are_simple(names: list[str]) -> bool:
-    """Return whether all names are."""
-    return max(map(len, names), default=0) <= _SURELY_SHORT and not any(map(str.endswith, names, itertools.repeat(".")))
 
 
 def _name_fault(name: str, powerset: str) -> tuple[str, str] | None:

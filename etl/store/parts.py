@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import struct
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -32,13 +33,15 @@ _OPEN_PARTS = 64
 # A column costs some microseconds however few rows become one: 128 rows at a time take as long as more do.
 _LOT_ROWS = 128
 _LOT_BYTES = 4 * _BATCH_BYTES
+# What is held of each row beside its columns: the number of its home, the bytes of its text, the hash of its name.
+_MARKS = (pa.field("home", pa.int32()), pa.field("size", pa.uint32()), pa.field("hash", pa.uint64()))
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 
 class _Slice(msgspec.Struct, frozen=True):
-    """Rows of one partition, neighbours in a flush: the first one, how many, the bytes of their text."""
+    """Rows of one partition, neighbours in a flush: where they are at home, the first one, how many, the bytes of their text."""
 
-    key: tuple[str, str]
+    home: Home
     first: int
     rows: int
     bytes: int
@@ -59,13 +62,12 @@ class PartWriter:
         self, store: str, split_id: str, number: int, source: int, format: Format, budget_bytes: int, batch_rows: int
     ) -> None:
         self._place, self._number, self._source = (store, split_id), number, source
-        self._build = columns.builder(format.record, format.names)
+        self._build = columns.own_builder(format.record, format.names)
         self._schema = columns.schema(format.record)
+        self._held_schema = pa.schema([*(field for field in self._schema if field.name not in columns.SHARED), *_MARKS])
         self._budget, self._batch_rows = budget_bytes, batch_rows
         self._batches: list[pa.RecordBatch] = []
-        self._homes: list[Home] = []
-        self._sizes = array("I")
-        self._hashes = array("Q")
+        self._numbers: defaultdict[Home, int] = defaultdict(itertools.count().__next__)
         self._held = 0
         self._waiting, self._waiting_bytes = Rows(), 0
         self._files = contextlib.ExitStack()
@@ -109,44 +111,54 @@ class PartWriter:
         rows, self._waiting, self._waiting_bytes = self._waiting, Rows(), 0
         if not rows:
             return
-        batch = self._build(rows, self._source)
-        self._batches.append(batch)
-        self._homes += rows.homes
-        self._sizes.extend(rows.sizes)
+        count = len(rows)
         # Two names with the same hash only cost a second look.
-        self._hashes.extend(map(xxhash.xxh3_64_intdigest, map(str.encode, rows.uids)))
-        self._held += batch.nbytes
+        hashes = map(xxhash.xxh3_64_intdigest, map(str.encode, rows.uids))
+        marks = [
+            columns.numbers(pa.int32(), struct.pack(f"{count}i", *map(self._numbers.__getitem__, rows.homes))),
+            columns.numbers(pa.uint32(), struct.pack(f"{count}I", *rows.sizes)),
+            columns.numbers(pa.uint64(), struct.pack(f"{count}Q", *hashes)),
+        ]
+        batch = pa.RecordBatch.from_arrays([*self._build(rows), *marks], schema=self._held_schema)
+        self._batches.append(batch)
+        self._held += batch.get_total_buffer_size()  # nbytes takes thirty times as long
 
     def _flush(self) -> None:
         """Write all rows that are held."""
         if not self._batches:
             return
         batch = self._batches[0] if len(self._batches) == 1 else pa.concat_batches(self._batches)
-        homes, sizes, hashes = self._homes, self._sizes, self._hashes
-        self._batches, self._homes, self._held = [], [], 0
-        self._sizes, self._hashes = array("I"), array("Q")
-        order, members = _by_powerset(batch)
-        batch = batch.take(order)
-        sizes = columns.numbers(pa.uint32(), sizes).take(order)
-        hashes = columns.numbers(pa.uint64(), hashes).take(order)
+        homes = list(self._numbers)
+        self._batches, self._held = [], 0
+        self._numbers = defaultdict(itertools.count().__next__)
+        order, members = _by_powerset(batch.column("home"), homes)
+        *own, _, sizes, hashes = batch.take(order).columns
+        batch = columns.complete(
+            own,
+            self._schema,
+            self._source,
+            _repeated([(home.archetype, rows) for home, rows in members]),
+            _repeated([(home.powerset, rows) for home, rows in members]),
+        )
         self.hashes.frombytes(hashes.buffers()[1][: 8 * len(hashes)])
+        known = len(self.sizes)
         self.sizes.frombytes(sizes.buffers()[1][: 4 * len(sizes)])
-        homes = [homes[row] for row in order.to_pylist()]
         # 128-bit numbers by their halves: three times as fast to sum up as one by one.
-        halves = struct.unpack_from(f">{2 * len(homes)}Q", batch.column("digest").buffers()[1])
+        halves = struct.unpack_from(f">{2 * len(batch)}Q", batch.column("digest").buffers()[1])
         high, low = halves[::2], halves[1::2]
-        for archetype, slices in self._cuts(members, sizes.to_pylist()):
+        for archetype, slices in self._cuts(members, self.sizes[known:]):
             first = slices[0].first
             part, number = self._write(archetype, batch.slice(first, sum(piece.rows for piece in slices)))
             for piece in slices:
                 end = piece.first + piece.rows
                 digest = (sum(high[piece.first : end]) << 64) + sum(low[piece.first : end])
-                ref = BatchRef(part=part, batch=number, rows=piece.rows, first=piece.first - first)
-                self._account(homes[piece.first], piece, digest, ref)
+                self._account(
+                    piece, digest, BatchRef(part=part, batch=number, rows=piece.rows, first=piece.first - first)
+                )
 
-    def _cuts(self, members: Iterable[tuple[tuple[str, str], int]], sizes: list[int]) -> Iterator[_Cut]:
-        """Yield (archetype, slices) per record batch, in order; members are (partition, rows)."""
-        for archetype, group in itertools.groupby(self._slices(members, sizes), key=lambda piece: piece.key[0]):
+    def _cuts(self, members: Iterable[tuple[Home, int]], sizes: "array[int]") -> Iterator[_Cut]:
+        """Yield (archetype, slices) per record batch, in order; members are (home, rows)."""
+        for archetype, group in itertools.groupby(self._slices(members, sizes), key=lambda piece: piece.home.archetype):
             slices: list[_Slice] = []
             held = count = 0
             for piece in group:
@@ -158,21 +170,21 @@ class PartWriter:
                 count += piece.rows
             yield archetype, slices
 
-    def _slices(self, members: Iterable[tuple[tuple[str, str], int]], sizes: list[int]) -> Iterator[_Slice]:
+    def _slices(self, members: Iterable[tuple[Home, int]], sizes: "array[int]") -> Iterator[_Slice]:
         """Yield the pieces that powersets are cut into: one of each, unless it is big."""
         first = 0
-        for key, rows in members:
+        for home, rows in members:
             end = first + rows
             whole = sum(sizes[first:end])
             if whole > _POWERSET_BYTES or rows > self._batch_rows:
                 held = 0
                 for row in range(first, end):
                     if held and (row - first == self._batch_rows or held + sizes[row] > _POWERSET_BYTES):
-                        yield _Slice(key, first, row - first, held)
+                        yield _Slice(home, first, row - first, held)
                         first, held = row, 0
                     held += sizes[row]
                 whole = held
-            yield _Slice(key, first, end - first, whole)
+            yield _Slice(home, first, end - first, whole)
             first = end
 
     def _write(self, archetype: str, batch: pa.RecordBatch) -> tuple[str, int]:
@@ -187,11 +199,12 @@ class PartWriter:
         part.batches += 1
         return part.name, part.batches - 1
 
-    def _account(self, home: Home, piece: _Slice, digest: int, ref: BatchRef) -> None:
-        """Add rows of one partition, the first of which has this home, to its share."""
-        share = self.shares.get(piece.key)
+    def _account(self, piece: _Slice, digest: int, ref: BatchRef) -> None:
+        """Add rows of one partition to its share."""
+        home = piece.home
+        share = self.shares.get((home.archetype, home.powerset))
         if share is None:
-            share = self.shares[piece.key] = Share(
+            share = self.shares[home.archetype, home.powerset] = Share(
                 archetype=home.archetype, powerset=home.powerset, name=home.name, title=home.title
             )
         share.add(piece.bytes, digest, ref)
@@ -203,26 +216,29 @@ class _Part(msgspec.Struct):
     batches: int = 0
 
 
-def _by_powerset(batch: pa.RecordBatch) -> tuple[pa.Array, list[tuple[tuple[str, str], int]]]:
-    """Return the order of the rows by archetype and powerset, as they came within one, and how many each has.
+def _by_powerset(numbers: pa.Array, homes: Sequence[Home]) -> tuple[pa.Array, list[tuple[Home, int]]]:
+    """Return the order of rows by archetype and powerset, as they came within one, and (first home, rows) of each.
 
-    The powersets are numbered, and their numbers sorted: no Python object is made for a row.
+    ``numbers`` are those of the rows' homes. Their ranks are sorted: no Python object is made for a row.
     """
     import pyarrow.compute as pc
 
-    powersets = batch.column("powerset").dictionary_encode()
-    archetypes = batch.column("archetype")
-    counts = pc.value_counts(powersets.indices)
+    firsts = {(home.archetype, home.powerset): home for home in reversed(homes)}
+    ranks = {key: rank for rank, key in enumerate(sorted(firsts))}
+    of_homes = array("i", [ranks[home.archetype, home.powerset] for home in homes])
+    of_rows = columns.numbers(pa.int32(), of_homes).take(numbers)
+    counts = pc.value_counts(of_rows)
     rows = dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
-    names = powersets.dictionary.to_pylist()
-    firsts = pc.index_in(pa.array(range(len(names)), pa.int32()), powersets.indices)
-    keys = [(archetypes[first].as_py(), name) for name, first in zip(names, firsts.to_pylist(), strict=True)]
-    ranked = sorted(range(len(keys)), key=keys.__getitem__)
-    ranks = array("i", ranked)
-    for rank, number in enumerate(ranked):
-        ranks[number] = rank
-    order = pc.array_sort_indices(columns.numbers(pa.int32(), ranks).take(powersets.indices))
-    return order, [(keys[number], rows[number]) for number in ranked]
+    return pc.array_sort_indices(of_rows), [(firsts[key], rows[rank]) for key, rank in ranks.items()]
+
+
+def _repeated(values: Sequence[tuple[str, int]]) -> pa.Array:
+    """Return a column that holds each of the texts so many times."""
+    import pyarrow.compute as pc
+
+    ends = array("i", itertools.accumulate(times for _, times in values))
+    texts = pa.array([text for text, _ in values], pa.string())
+    return pc.run_end_decode(pa.RunEndEncodedArray.from_arrays(columns.numbers(pa.int32(), ends), texts))
 
 
 def batch_of(format: Format, rows: Rows, source: int) -> pa.RecordBatch:

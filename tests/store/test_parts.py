@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from split_support import cod, run, save
 
 from etl import categories, errors
+from etl.sources import records
 from etl.store import parts
 
 
@@ -65,16 +66,27 @@ def test_ordinals_of_a_slice_are_its_own(first, rows):
     assert parts.with_ordinals(batch, 0).equals(batch)
 
 
-@given(
-    st.lists(
-        st.sampled_from(["pool.b", "pool.a", "epic.a", "pool.ä", "pool.a_", "npc.z", "blaster_ranged.x"]), min_size=1
-    )
-)
-def test_rows_are_ordered_as_sorting_them_would(powersets):
+HOMES = [
+    records.Home(categories.archetype_of(name.partition(".")[0]), name, spelling, None)
+    for name in ("pool.b", "pool.a", "epic.a", "pool.ä", "pool.a_", "npc.z", "blaster_ranged.x")
+    for spelling in (name, name.upper())
+]
+
+
+@given(st.lists(st.sampled_from(HOMES), min_size=1))
+def test_rows_are_ordered_as_sorting_them_would(rows):
     """By archetype, then powerset, then as they came: what numbers do here, sorted tuples do there."""
-    keys = [(categories.archetype_of(name.partition(".")[0]), name) for name in powersets]
-    batch = pa.record_batch({"archetype": [key[0] for key in keys], "powerset": powersets})
-    order, members = parts._by_powerset(batch)
+    keys = [(home.archetype, home.powerset) for home in rows]
+    homes = list(dict.fromkeys(rows))
+    numbers = pa.array([homes.index(home) for home in rows], pa.int32())
+    order, members = parts._by_powerset(numbers, homes)
 
     assert order.to_pylist() == sorted(range(len(keys)), key=keys.__getitem__)
-    assert members == sorted(Counter(keys).items())
+    assert [((home.archetype, home.powerset), count) for home, count in members] == sorted(Counter(keys).items())
+    assert [home for home, _ in members] == [rows[keys.index(key)] for key in sorted(set(keys))]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["pool", "", "ä"]), st.integers(1, 40)), min_size=1))
+def test_texts_are_repeated_as_often_as_it_is_said(values):
+    """One after the other."""
+    assert parts._repeated(values).to_pylist() == [text for text, times in values for _ in range(times)]
