@@ -8,7 +8,7 @@ import itertools
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,8 +16,9 @@ import xxhash
 
 from etl import categories, numbers
 from etl.model import Reject
-from etl.sources import Format, cleaning, exactness, nesting
+from etl.sources import Format, cleaning, exactness, joined, nesting
 from etl.sources.cutting import Lot
+from etl.sources.joined import Joined
 
 MAX_NAME_BYTES = 1_000
 MAX_RAW_BYTES = 64 * 1024
@@ -38,6 +39,7 @@ class Rows(msgspec.Struct):
 
     ``digests`` are of the minified texts as the source wrote them, ``sizes`` the lengths of those in bytes. A digest tells
     a record that changed from one that did not, and nothing else: xxh3 does that at twenty to fifty times SHA-256's speed.
+    ``nested`` are the nested values of all records, as far as they were joined on the way.
     """
 
     uids: list[str] = msgspec.field(default_factory=list)
@@ -47,6 +49,7 @@ class Rows(msgspec.Struct):
     digests: list[bytes] = msgspec.field(default_factory=list)
     sizes: list[int] = msgspec.field(default_factory=list)
     records: list[Any] = msgspec.field(default_factory=list)
+    nested: list[Joined] = msgspec.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -60,12 +63,18 @@ class Rows(msgspec.Struct):
         self.digests += more.digests
         self.sizes += more.sizes
         self.records += more.records
+        self.nested += more.nested
 
     def only(self, wanted: Iterable[int]) -> "Rows":
         """Return some of the rows, by their numbers."""
-        names = self.__struct_fields__
+        names = [name for name in self.__struct_fields__ if name != "nested"]
         wanted = list(wanted)
         return Rows(**{name: [getattr(self, name)[row] for row in wanted] for name in names})
+
+    def joined(self, names: Sequence[str]) -> list[Joined]:
+        """Return the nested values of all rows; ``names`` are their fields."""
+        known = sum(part.rows for part in self.nested)
+        return self.nested if known == len(self) else [joined.join(self.records, names)]
 
 
 class Checker:
@@ -86,7 +95,7 @@ class Checker:
         self.counts: Counter[str] = Counter()
         self._homes: dict[tuple[Any, ...], Home] = {}
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self.format.record)
-        self._nested = operator.attrgetter(*exactness.nested(self.format.record))
+        self._nested = exactness.nested(self.format.record)
         self._lots = msgspec.json.Decoder(list[exactness.guarded(self.format.record)])  # type: ignore[misc]
 
     def check(self, lot: Lot, ordinal: int, extra: Mapping[str, Any] | None = None) -> Rows:
@@ -96,9 +105,10 @@ class Checker:
         """
         texts = cleaning.minify_all(lot)
         ready = lot.records if texts is lot.texts else None
+        nested = joined.join(ready, self._nested) if ready is not None else None
         digests = list(map(xxhash.xxh3_128_digest, texts))
         numbers = list(range(len(texts)))
-        suspects = cleaning.suspects(lot, texts, self._stored(ready)).union(lot.faults)
+        suspects = cleaning.suspects(lot, texts, nested.data if nested else None).union(lot.faults)
         if suspects:
             texts = list(texts)
             lost = {number for number in sorted(suspects) if not self._clean(lot, number, ordinal, texts)}
@@ -120,7 +130,11 @@ class Checker:
             for record in filter(None, records):
                 for name, value in extra.items():
                     setattr(record, name, value)
-        return self._rows(lot, ordinal, numbers, texts, digests, records)
+        rows = self._rows(lot, ordinal, numbers, texts, digests, records)
+        # As a record has its place, so has its value: where one is left out, they are joined once more.
+        if nested and records is ready and not extra and len(rows) == nested.rows:
+            rows.nested.append(nested)
+        return rows
 
     def reject(self, lot: Lot, number: int, ordinal: int, fault: tuple[str, str], uid: str | None = None) -> None:
         """Set a record of a lot aside; ``ordinal`` is that of the lot's first one, ``fault`` is (code, reason)."""
@@ -158,10 +172,6 @@ class Checker:
             return True
         self.reject(lot, number, ordinal, fault, None if fault[0] == "nul_in_name" else self._uid(text))
         return False
-
-    def _stored(self, records: list[Any] | None) -> bytes | None:
-        """Return all nested values of some records in a row, which are the part of the text that jsonb will hold."""
-        return None if records is None else b"".join(itertools.chain.from_iterable(map(self._nested, records)))
 
     def _decode(self, lot: Lot, ordinal: int, numbers: list[int], texts: list[bytes]) -> list[Any]:
         """Return the typed records of the texts with these numbers, None for one that was rejected."""

@@ -22,7 +22,8 @@ import xxhash
 from etl import storage
 from etl.errors import StoreError
 from etl.model import BatchRef, Manifest, Partition
-from etl.sources import Format
+from etl.sources import Format, exactness
+from etl.sources.joined import Joined
 from etl.sources.records import Home, Rows
 from etl.store import columns, places
 from etl.store.results import Batch, Share
@@ -34,7 +35,7 @@ _OPEN_PARTS = 64
 _LOT_ROWS = 128
 _LOT_BYTES = 4 * _BATCH_BYTES
 # What is held of each row beside its columns: the number of its home, the bytes of its text, the hash of its name.
-_MARKS = (pa.field("home", pa.int32()), pa.field("size", pa.uint32()), pa.field("hash", pa.uint64()))
+_HOME, _SIZE, _HASH = " home", " size", " hash"
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 
@@ -62,12 +63,12 @@ class PartWriter:
         self, store: str, split_id: str, number: int, source: int, format: Format, budget_bytes: int, batch_rows: int
     ) -> None:
         self._place, self._number, self._source = (store, split_id), number, source
-        self._build = columns.own_builder(format.record, format.names)
-        self._schema = columns.schema(format.record)
-        self._held_schema = pa.schema([*(field for field in self._schema if field.name not in columns.SHARED), *_MARKS])
+        self._build = columns.scalar_builder(format.record, format.names)
+        self._schema, self._nested_names = columns.schema(format.record), exactness.nested(format.record)
         self._budget, self._batch_rows = budget_bytes, batch_rows
         self._batches: list[pa.RecordBatch] = []
-        self._numbers: defaultdict[Home, int] = defaultdict(itertools.count().__next__)
+        self._nested: list[Joined] = []
+        self._numbers = _numbers()
         self._held = 0
         self._waiting, self._waiting_bytes = Rows(), 0
         self._files = contextlib.ExitStack()
@@ -114,39 +115,41 @@ class PartWriter:
         count = len(rows)
         # Two names with the same hash only cost a second look.
         hashes = map(xxhash.xxh3_64_intdigest, map(str.encode, rows.uids))
-        marks = [
-            columns.numbers(pa.int32(), struct.pack(f"{count}i", *map(self._numbers.__getitem__, rows.homes))),
-            columns.numbers(pa.uint32(), struct.pack(f"{count}I", *rows.sizes)),
-            columns.numbers(pa.uint64(), struct.pack(f"{count}Q", *hashes)),
-        ]
-        batch = pa.RecordBatch.from_arrays([*self._build(rows), *marks], schema=self._held_schema)
+        marks = {
+            _HOME: columns.numbers(pa.int32(), struct.pack(f"{count}i", *map(self._numbers.__getitem__, rows.homes))),
+            _SIZE: columns.numbers(pa.uint32(), struct.pack(f"{count}I", *rows.sizes)),
+            _HASH: columns.numbers(pa.uint64(), struct.pack(f"{count}Q", *hashes)),
+        }
+        batch = pa.record_batch(self._build(rows) | marks)
+        nested = rows.joined(self._nested_names)
         self._batches.append(batch)
-        self._held += batch.get_total_buffer_size()  # nbytes takes thirty times as long
+        self._nested += nested
+        # nbytes takes thirty times as long
+        self._held += batch.get_total_buffer_size() + sum(len(part.data) + len(part.sizes) for part in nested)
 
     def _flush(self) -> None:
         """Write all rows that are held."""
         if not self._batches:
             return
-        batch = self._batches[0] if len(self._batches) == 1 else pa.concat_batches(self._batches)
-        homes = list(self._numbers)
-        self._batches, self._held = [], 0
-        self._numbers = defaultdict(itertools.count().__next__)
-        order, members = _by_powerset(batch.column("home"), homes)
-        *own, _, sizes, hashes = batch.take(order).columns
-        batch = columns.complete(
-            own,
-            self._schema,
-            self._source,
-            _repeated([(home.archetype, rows) for home, rows in members]),
-            _repeated([(home.powerset, rows) for home, rows in members]),
-        )
-        self.hashes.frombytes(hashes.buffers()[1][: 8 * len(hashes)])
-        known = len(self.sizes)
-        self.sizes.frombytes(sizes.buffers()[1][: 4 * len(sizes)])
+        held = self._batches[0] if len(self._batches) == 1 else pa.concat_batches(self._batches)
+        order, members = _by_powerset(held.column(_HOME), list(self._numbers))
+        self._batches, self._held, self._numbers = [], 0, _numbers()
+        held = held.take(order)
+        named = dict(zip(held.schema.names, held.columns, strict=True))
+        for name, column in columns.nested(self._nested, self._nested_names):
+            named[name] = column.take(order)
+        self._nested = []
+        named["source"] = columns.source_numbers(self._source, len(order))
+        named["archetype"] = _repeated([(home.archetype, rows) for home, rows in members])
+        named["powerset"] = _repeated([(home.powerset, rows) for home, rows in members])
+        batch = pa.RecordBatch.from_arrays([named[name] for name in self._schema.names], schema=self._schema)
+        sizes = array("I", named[_SIZE].buffers()[1][: 4 * len(order)].to_pybytes())
+        self.sizes += sizes
+        self.hashes.frombytes(named[_HASH].buffers()[1][: 8 * len(order)])
         # 128-bit numbers by their halves: three times as fast to sum up as one by one.
         halves = struct.unpack_from(f">{2 * len(batch)}Q", batch.column("digest").buffers()[1])
         high, low = halves[::2], halves[1::2]
-        for archetype, slices in self._cuts(members, self.sizes[known:]):
+        for archetype, slices in self._cuts(members, sizes):
             first = slices[0].first
             part, number = self._write(archetype, batch.slice(first, sum(piece.rows for piece in slices)))
             for piece in slices:
@@ -214,6 +217,11 @@ class _Part(msgspec.Struct):
     name: str
     writer: Any
     batches: int = 0
+
+
+def _numbers() -> defaultdict[Home, int]:
+    """Return what numbers homes as they come."""
+    return defaultdict(itertools.count().__next__)
 
 
 def _by_powerset(numbers: pa.Array, homes: Sequence[Home]) -> tuple[pa.Array, list[tuple[Home, int]]]:

@@ -5,24 +5,32 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etl.sources import fields, joined
 from etl.store import columns
 
 TEXTS = [b"", b"null", b"[]", b"{}", b"true", b'"nu"', b'["\xc3\xa4"]', b"[1,2]"]
-JSON = st.integers(0, 6).flatmap(
-    lambda rows: st.lists(st.lists(st.sampled_from(TEXTS), min_size=rows, max_size=rows), max_size=4)
-)
 
 
-@given(JSON)
-def test_nested_values_are_the_texts_that_arrow_makes_of_each(fields):
-    """In whatever column they stand; ``null`` and what is absent are null."""
-    made = list(columns._json([list(map(msgspec.Raw, field)) for field in fields]))
-    slow = [pa.array([text.decode() if text not in (b"", b"null") else None for text in field]) for field in fields]
+class Record(msgspec.Struct):
+    name: str = "x"
+    first: fields.Json = fields.ABSENT
+    second: fields.Json = fields.ABSENT
 
-    for column, twin in zip(made, slow, strict=True):
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from(TEXTS), st.sampled_from(TEXTS)), max_size=6), max_size=4))
+def test_nested_values_are_the_texts_that_arrow_makes_of_each(lots):
+    """Of however many lots; ``null`` and what is absent are null."""
+    parts = [
+        joined.join([Record("x", msgspec.Raw(one), msgspec.Raw(two)) for one, two in lot], ["first", "second"])
+        for lot in lots
+    ]
+    made = dict(columns.nested(parts, ["first", "second"]))
+
+    for field, column in enumerate(made.values()):
+        texts = [values[field].decode() for lot in lots for values in lot]
         column.validate(full=True)
-        assert column.equals(twin.cast(pa.string()))
-        assert column.null_count == twin.null_count
+        assert column.equals(pa.array([text if text not in ("", "null") else None for text in texts], pa.string()))
+        assert column.null_count == texts.count("") + texts.count("null")
 
 
 @given(
@@ -46,27 +54,3 @@ def test_scalars_are_what_arrow_makes_of_them(given_kind):
 
     made.validate(full=True)
     assert made.equals(pa.array(values, columns._ARROW[kind]))
-
-
-def test_columns_that_are_shared_stand_in_their_places():
-    """Between the columns that each row has of its own."""
-
-    class Record(msgspec.Struct):
-        name: str
-
-    own = [pa.array([name], kind) for name, kind in (("a.b.c", pa.string()), (1, pa.int64()), (2, pa.int64()))]
-    own += [pa.array([b"x" * 16], pa.binary(16)), pa.array(["A.B.C"])]
-    whole = columns.complete(own, columns.schema(Record), 7, pa.array(["pool"]), pa.array(["a.b"]))
-
-    assert whole.to_pylist() == [
-        {
-            "uid": "a.b.c",
-            "source": 7,
-            "ordinal": 1,
-            "offset": 2,
-            "archetype": "pool",
-            "powerset": "a.b",
-            "digest": b"x" * 16,
-            "name": "A.B.C",
-        }
-    ]

