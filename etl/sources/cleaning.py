@@ -39,7 +39,7 @@ def minify(text: bytes) -> bytes:
 def minify_all(lot: Lot) -> list[bytes]:
     """Return the texts of a lot minified, the very same list where they are already; faulty ones stay as they are."""
     texts, usual = lot.texts, _FIRST_MEMBER.match(lot.texts[0]) if lot.texts else None
-    if usual and lot.whole and b"\t" not in lot.whole and b"\r" not in lot.whole:
+    if usual and lot.whole and lot.whole.find(b"\t", 0, lot.end) < 0 and lot.whole.find(b"\r", 0, lot.end) < 0:
         # The first member looks the same in nearly all records: one comparison instead of three searches.
         start, follows = usual[0], usual.end()
         if (
@@ -64,12 +64,12 @@ def suspects(lot: Lot, texts: list[bytes], nested: bytes | None = None) -> set[i
     ``nested`` are all nested values of the records in a row, where they are at hand.
     """
     found: set[int] = set()
-    if lot.whole is None or not utf8.is_valid(lot.whole):
+    if lot.whole is None or not utf8.is_valid(lot.whole, lot.end):
         found.update(number for number, text in enumerate(texts) if not text.isascii() and invalid_utf8(text))
-    if lot.whole is None or _has_unicode_escape(lot.whole):
+    if lot.whole is None or _has_unicode_escape(lot.whole, lot.end):
         found.update(number for number, text in enumerate(texts) if b"\\u" in text)
-    if nested is None:
-        nested = lot.whole
+    if nested is None and lot.whole is not None:
+        nested = lot.whole[: lot.end]
     if nested is None or vast.may_hold(nested):
         found.update(number for number, text in enumerate(texts) if numbers.may_be_huge(text))
     if not lot.shallow:
@@ -77,13 +77,13 @@ def suspects(lot: Lot, texts: list[bytes], nested: bytes | None = None) -> set[i
     return found
 
 
-def _has_unicode_escape(text: bytes) -> bool:
+def _has_unicode_escape(text: bytes, end: int) -> bool:
     """Look at each backslash: they are rare, and looking for one byte is ten times as fast as looking for two."""
-    position = text.find(b"\\")
+    position = text.find(b"\\", 0, end)
     while position >= 0:
         if text[position + 1] == _SMALL_U:
             return True
-        position = text.find(b"\\", position + 2)
+        position = text.find(b"\\", position + 2, end)
     return False
 
 

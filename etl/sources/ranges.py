@@ -89,15 +89,17 @@ class RangeReader(msgspec.Struct):
         if start >= Path(task.path).stat().st_size:
             return
         with streams.open_stream(task.path) as stream:
-            stream.seek(start)  # type: ignore[attr-defined]  # a plain file
+            counted = Counted(stream, self.progress, start=start)
+            counted.seek(start)
             cutter = cutting.Cutter(
-                Counted(stream, self.progress),
+                counted,
                 task.layout,
                 name=task.path,
                 start=start,
                 stop=task.stop,
                 chunk_bytes=task.chunk_bytes,
                 record=_record(self.format),
+                seek=counted.seek,
             )
             for lot in cutter.lots():
                 yield None, lot
@@ -147,11 +149,12 @@ def _open(task: RangeTask, name: str) -> Iterator[streams.Readable]:
 
 
 class Counted(msgspec.Struct):
-    """A stream that reports how many bytes were read from it; ``digest`` is theirs if ``hashed``."""
+    """A stream that reports how far it was read from ``start`` on; ``digest`` is that of its bytes if ``hashed``."""
 
     stream: streams.Readable
     report: Callable[[int], None]
     hashed: bool = False
+    start: int = 0
     done: int = 0
     digest: "hashlib._Hash" = msgspec.field(default_factory=hashlib.sha256)
 
@@ -163,6 +166,11 @@ class Counted(msgspec.Struct):
             self.digest.update(data)
         self.report(self.done)
         return data
+
+    def seek(self, position: int) -> None:
+        """Go to a byte of a plain file."""
+        self.stream.seek(position)  # type: ignore[attr-defined]
+        self.done = position - self.start
 
 
 _OUTER = msgspec.json.Decoder(mids.Powerset)

@@ -13,12 +13,15 @@ from etl.sources import FORMATS, cutting, exactness, shapes
 RECORD = FORMATS["cod"].record
 
 
-def cut(text, chunk_bytes, record):
-    """Return the lots of a text, and where the cutter ended."""
+def cut(text, chunk_bytes, record, again=False):
+    """Return the lots of a text, and where the cutter ended; ``again`` if it may read bytes of the stream again."""
     stream = io.BytesIO(text)
     layout, _, _ = shapes.probe(stream, "x")
     stream.seek(layout.start)
-    cutter = cutting.Cutter(stream, layout, name="x", start=layout.start, chunk_bytes=chunk_bytes, record=record)
+    seek = stream.seek if again else None
+    cutter = cutting.Cutter(
+        stream, layout, name="x", start=layout.start, chunk_bytes=chunk_bytes, record=record, seek=seek
+    )
     return list(cutter.lots()), cutter.end
 
 
@@ -31,17 +34,24 @@ def fields(records):
 
 
 def assert_same(text, chunk_bytes):
-    """In one pass and in two: the same texts and places; the records are those that each text alone gives."""
+    """In one pass and in two, and reading some bytes again: the same texts and places.
+
+    The records are those that each text alone gives, and the text of all is what the lot says that it is.
+    """
     fast, fast_end = cut(text, chunk_bytes, RECORD)
     slow, slow_end = cut(text, chunk_bytes, None)
+    again, again_end = cut(text, chunk_bytes, RECORD, again=True)
     twin = msgspec.json.Decoder(exactness.guarded(RECORD))
 
     assert places(fast) == places(slow)
-    assert fast_end == slow_end
+    assert places(fast) == places(again)
+    assert fast_end == slow_end == again_end
     assert all(lot.records is None for lot in slow)
     for lot in fast:
         if lot.records is not None:
             assert fields(lot.records) == fields(map(twin.decode, lot.texts))
+            assert text[lot.offsets[0] :].startswith(lot.whole[: lot.end])
+            assert lot.whole[: lot.end].endswith(lot.texts[-1])
     return fast
 
 
