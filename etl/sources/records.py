@@ -26,12 +26,16 @@ _SURELY_SHORT = MAX_NAME_BYTES // 4  # characters: none takes more than four byt
 
 
 class Home(msgspec.Struct, frozen=True, eq=False):
-    """The partition of a record, and the powerset's names as the record writes them. One is equal to itself alone."""
+    """The partition of a record, and the powerset's names as the record writes them. One is equal to itself alone.
+
+    ``given`` are the record's fields that tell the partition beside its own name, as they are written.
+    """
 
     archetype: str
     powerset: str
     name: str
     title: str | None
+    given: tuple[str | None, ...] = ()
 
 
 class Rows(msgspec.Struct):
@@ -238,7 +242,7 @@ class Checker:
             self.reject(lot, number, ordinal, fault)
             return None
         archetype = categories.archetype_of(powerset.partition(".")[0])
-        home = Home(archetype, powerset.lower(), powerset, title)
+        home = Home(archetype, powerset.lower(), powerset, title, key[1:])
         if _is_simple(name):
             self._homes[key] = home
         return home

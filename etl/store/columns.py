@@ -8,7 +8,7 @@ them agree.
 import operator
 import struct
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -30,8 +30,8 @@ COMMON = pa.schema(
     ]
 )
 
-SHARED = ("source", "archetype", "powerset")
-"""The columns that say the same in row after row."""
+SHARED = ("uid", "source", "archetype", "powerset")
+"""The columns that follow from others, or say the same in row after row."""
 
 _ARROW = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_(), msgspec.Raw: pa.string()}
 _PACKED = {float: "d", int: "q"}
@@ -50,6 +50,7 @@ def builder(record: type[msgspec.Struct], names: Sequence[str]) -> Callable[[Row
 
     def build(rows: Rows, source: int) -> pa.RecordBatch:
         shared = {
+            "uid": pa.array(rows.uids, pa.string()),
             "source": source_numbers(source, len(rows)),
             "archetype": pa.array([home.archetype for home in rows.homes], pa.string()),
             "powerset": pa.array([home.powerset for home in rows.homes], pa.string()),
@@ -60,22 +61,24 @@ def builder(record: type[msgspec.Struct], names: Sequence[str]) -> Callable[[Row
     return build
 
 
-def scalar_builder(record: type[msgspec.Struct], names: Sequence[str]) -> Callable[[Rows], dict[str, pa.Array]]:
-    """Return a function rows → columns that hold no nested values, by name, without ``SHARED``; ``names`` are to be trimmed."""
-    import pyarrow.compute as pc  # a twentieth of a second, which reading does without
+def scalar_builder(
+    record: type[msgspec.Struct], names: Sequence[str], without: Collection[str] = ()
+) -> Callable[[Rows], dict[str, pa.Array]]:
+    """Return a function rows → columns that hold no nested values, by name, without ``SHARED`` and those in ``without``.
 
-    fields = [(name, kind) for name, kind in _fields(record) if kind is not msgspec.Raw]
+    ``names`` are to be trimmed.
+    """
+    fields = [(name, kind) for name, kind in _fields(record) if kind is not msgspec.Raw and name not in without]
 
     def build(rows: Rows) -> dict[str, pa.Array]:
         columns = {
-            "uid": pa.array(rows.uids, pa.string()),
             "ordinal": numbers(pa.int64(), struct.pack(f"{len(rows)}q", *rows.ordinals)),
             "offset": numbers(pa.int64(), struct.pack(f"{len(rows)}q", *rows.offsets)),
             "digest": pa.Array.from_buffers(pa.binary(16), len(rows), [None, pa.py_buffer(b"".join(rows.digests))]),
         }
         for (name, kind), values in zip(fields, _turned(rows.records, [name for name, _ in fields]), strict=True):
             column = _scalars(kind, values)
-            columns[name] = pc.utf8_trim_whitespace(column) if name in names else column
+            columns[name] = trimmed(column) if name in names else column
         return columns
 
     return build
@@ -84,6 +87,22 @@ def scalar_builder(record: type[msgspec.Struct], names: Sequence[str]) -> Callab
 def nested(parts: Sequence[Joined], names: Sequence[str]) -> Iterator[tuple[str, pa.Array]]:
     """Yield (name, column) of JSON texts for the rows of all parts; an absent value and ``null`` are null."""
     return ((name, _json(*_of_field(parts, field))) for field, name in enumerate(names))
+
+
+def trimmed(column: pa.Array) -> pa.Array:
+    """Return a column of texts without the white space round them."""
+    import pyarrow.compute as pc  # a twentieth of a second, which reading does without
+
+    return pc.utf8_trim_whitespace(column)
+
+
+def lowered(column: pa.Array) -> pa.Array:
+    """Return a column of texts in lower case, as ``str.lower`` has them."""
+    import pyarrow.compute as pc
+
+    if pc.all(pc.string_is_ascii(column)).as_py() is not False:
+        return pc.ascii_lower(column)
+    return pa.array(map(str.lower, column.to_pylist()), pa.string())
 
 
 def source_numbers(source: int, rows: int) -> pa.Array:

@@ -63,7 +63,8 @@ class PartWriter:
         self, store: str, split_id: str, number: int, source: int, format: Format, budget_bytes: int, batch_rows: int
     ) -> None:
         self._place, self._number, self._source = (store, split_id), number, source
-        self._build = columns.scalar_builder(format.record, format.names)
+        self._format = format
+        self._build = columns.scalar_builder(format.record, format.names, format.identity[1:])
         self._schema, self._nested_names = columns.schema(format.record), exactness.nested(format.record)
         self._budget, self._batch_rows = budget_bytes, batch_rows
         self._batches: list[pa.RecordBatch] = []
@@ -132,13 +133,18 @@ class PartWriter:
         if not self._batches:
             return
         held = self._batches[0] if len(self._batches) == 1 else pa.concat_batches(self._batches)
-        order, members = _by_powerset(held.column(_HOME), list(self._numbers))
+        homes = list(self._numbers)
+        order, members = _by_powerset(held.column(_HOME), homes)
         self._batches, self._held, self._numbers = [], 0, _numbers()
         held = held.take(order)
         named = dict(zip(held.schema.names, held.columns, strict=True))
         for name, column in columns.nested(self._nested, self._nested_names):
             named[name] = column.take(order)
         self._nested = []
+        for number, name in enumerate(self._format.identity[1:]):
+            column = pa.array([home.given[number] for home in homes], pa.string())
+            named[name] = (columns.trimmed(column) if name in self._format.names else column).take(named[_HOME])
+        named["uid"] = columns.lowered(named[self._format.names[0]])
         named["source"] = columns.source_numbers(self._source, len(order))
         named["archetype"] = _repeated([(home.archetype, rows) for home, rows in members])
         named["powerset"] = _repeated([(home.powerset, rows) for home, rows in members])

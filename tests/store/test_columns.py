@@ -54,3 +54,9 @@ def test_scalars_are_what_arrow_makes_of_them(given_kind):
 
     made.validate(full=True)
     assert made.equals(pa.array(values, columns._ARROW[kind]))
+
+
+@given(st.lists(st.text() | st.sampled_from(["ABC", "İ", "ΣΊΣΥΦΟΣ", "Straße"])))
+def test_texts_are_lowered_as_python_lowers_them(texts):
+    """All of ASCII, and with some that are not."""
+    assert columns.lowered(pa.array(texts, pa.string())).to_pylist() == list(map(str.lower, texts))
