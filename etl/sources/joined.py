@@ -6,7 +6,6 @@ columns agree with the records.
 """
 
 import itertools
-import operator
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -26,9 +25,9 @@ class Joined(msgspec.Struct, frozen=True):
     fields: list[int]
 
 
-def join(records: Sequence[Any], names: Sequence[str]) -> Joined:
-    """Return the values that the records have in the fields with these names."""
-    values = [list(map(operator.attrgetter(name), records)) for name in names]
+def join(values: Sequence[Sequence[Any]]) -> Joined:
+    """Return the values of each field, of which all have as many."""
     texts = list(map(b"".join, values))
     sizes = list(map(len, itertools.chain.from_iterable(values)))
-    return Joined(len(records), b"".join(texts), struct.pack(f"{len(sizes)}i", *sizes), list(map(len, texts)))
+    rows = len(values[0]) if values else 0
+    return Joined(rows, b"".join(texts), struct.pack(f"{len(sizes)}i", *sizes), list(map(len, texts)))

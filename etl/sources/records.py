@@ -16,7 +16,7 @@ import xxhash
 
 from etl import categories, numbers
 from etl.model import Reject
-from etl.sources import Format, cleaning, exactness, joined, nesting
+from etl.sources import Format, cleaning, exactness, joined, nesting, turned
 from etl.sources.cutting import Lot
 from etl.sources.joined import Joined
 
@@ -43,7 +43,7 @@ class Rows(msgspec.Struct):
 
     ``digests`` are of the minified texts as the source wrote them, ``sizes`` the lengths of those in bytes. A digest tells
     a record that changed from one that did not, and nothing else: xxh3 does that at twenty to fifty times SHA-256's speed.
-    ``nested`` are the nested values of all records, as far as they were joined on the way.
+    ``nested`` are the nested values of all records, ``turned`` all values, as far as they were joined and turned on the way.
     """
 
     uids: list[str] = msgspec.field(default_factory=list)
@@ -54,12 +54,14 @@ class Rows(msgspec.Struct):
     sizes: list[int] = msgspec.field(default_factory=list)
     records: list[Any] = msgspec.field(default_factory=list)
     nested: list[Joined] = msgspec.field(default_factory=list)
+    turned: Mapping[str, Sequence[Any]] = msgspec.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.uids)
 
     def extend(self, more: "Rows") -> None:
         """Add rows behind these."""
+        self.turned = {} if self else more.turned
         self.uids += more.uids
         self.homes += more.homes
         self.ordinals += more.ordinals
@@ -71,14 +73,16 @@ class Rows(msgspec.Struct):
 
     def only(self, wanted: Iterable[int]) -> "Rows":
         """Return some of the rows, by their numbers."""
-        names = [name for name in self.__struct_fields__ if name != "nested"]
-        wanted = list(wanted)
-        return Rows(**{name: [getattr(self, name)[row] for row in wanted] for name in names})
+        wanted, some = list(wanted), Rows()
+        for name in some.__struct_fields__:
+            if name not in ("nested", "turned"):
+                setattr(some, name, [getattr(self, name)[row] for row in wanted])
+        return some
 
     def joined(self, names: Sequence[str]) -> list[Joined]:
         """Return the nested values of all rows; ``names`` are their fields."""
         known = sum(part.rows for part in self.nested)
-        return self.nested if known == len(self) else [joined.join(self.records, names)]
+        return self.nested if known == len(self) else [joined.join([turned.one(self.records, name) for name in names])]
 
 
 class Checker:
@@ -109,7 +113,8 @@ class Checker:
         """
         texts = cleaning.minify_all(lot)
         ready = lot.records if texts is lot.texts else None
-        nested = joined.join(ready, self._nested) if ready is not None else None
+        values = turned.turned(ready) if ready is not None and len(ready) >= turned.MANY else {}
+        nested = joined.join([_of(values, ready, name) for name in self._nested]) if ready is not None else None
         digests = list(map(xxhash.xxh3_128_digest, texts))
         numbers = list(range(len(texts)))
         suspects = cleaning.suspects(lot, texts, nested.data if nested else None).union(lot.faults)
@@ -134,10 +139,12 @@ class Checker:
             for record in filter(None, records):
                 for name, value in extra.items():
                     setattr(record, name, value)
-        rows = self._rows(lot, ordinal, numbers, texts, digests, records)
-        # As a record has its place, so has its value: where one is left out, they are joined once more.
-        if nested and records is ready and not extra and len(rows) == nested.rows:
-            rows.nested.append(nested)
+        if records is not ready or extra:
+            values, nested = {}, None
+        rows = self._rows(lot, ordinal, numbers, texts, digests, records, values)
+        # Where a record is left out, the values of the others are turned and joined once more.
+        if nested and len(rows) == nested.rows:
+            rows.turned, rows.nested = values, [nested]
         return rows
 
     def reject(self, lot: Lot, number: int, ordinal: int, fault: tuple[str, str], uid: str | None = None) -> None:
@@ -196,13 +203,20 @@ class Checker:
         return None if fault else record
 
     def _rows(
-        self, lot: Lot, ordinal: int, numbers: list[int], texts: list[bytes], digests: list[bytes], records: list[Any]
+        self,
+        lot: Lot,
+        ordinal: int,
+        numbers: list[int],
+        texts: list[bytes],
+        digests: list[bytes],
+        records: list[Any],
+        values: Mapping[str, Sequence[Any]],
     ) -> Rows:
-        """Return the rows of the records that are left, less those whose names will not do."""
+        """Return the rows of the records that are left, less those whose names will not do; ``values`` if they are turned."""
         if not all(records):
             kept = [(number, record) for number, record in zip(numbers, records, strict=True) if record is not None]
             numbers, records = [number for number, _ in kept], [record for _, record in kept]
-        fields = [list(map(operator.attrgetter(name), records)) for name in self.format.identity]
+        fields = [_of(values, records, name) for name in self.format.identity]
         names = list(map(str.strip, fields[0]))
         parts = list(map(str.rpartition, names, itertools.repeat(".")))
         fields[0] = list(map(operator.itemgetter(0), parts))
@@ -255,6 +269,11 @@ class Checker:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
         return None if "\0" in name or _name_fault(name, name) else name
+
+
+def _of(values: Mapping[str, Sequence[Any]], records: Sequence[Any], name: str) -> Sequence[Any]:
+    """Return the values of a field, where they were turned already those."""
+    return values[name] if values else turned.one(records, name)
 
 
 def explain(error: Exception) -> tuple[str, str]:

@@ -5,7 +5,6 @@ by `struct` unless there is a null among them: 6 ns each instead of the 13 of `p
 them agree.
 """
 
-import operator
 import struct
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from etl.sources import exactness
+from etl.sources import exactness, turned
 from etl.sources.joined import Joined
 from etl.sources.records import Rows
 
@@ -76,7 +75,7 @@ def scalar_builder(
             "offset": numbers(pa.int64(), struct.pack(f"{len(rows)}q", *rows.offsets)),
             "digest": pa.Array.from_buffers(pa.binary(16), len(rows), [None, pa.py_buffer(b"".join(rows.digests))]),
         }
-        for (name, kind), values in zip(fields, _turned(rows.records, [name for name, _ in fields]), strict=True):
+        for (name, kind), values in zip(fields, _values(rows, [name for name, _ in fields]), strict=True):
             column = _scalars(kind, values)
             columns[name] = trimmed(column) if name in names else column
         return columns
@@ -132,17 +131,12 @@ def numbers(kind: pa.DataType, values: "bytes | array[int]") -> pa.Array:
     return pa.Array.from_buffers(kind, buffer.size * 8 // kind.bit_width, [None, buffer], 0)
 
 
-def _turned(records: Sequence[Any], names: Sequence[str]) -> Iterator[Sequence[Any]]:
-    """Yield the values of each field of the records.
-
-    By all their values at once: four times as fast as fetching each field of each record by its name. Records need not
-    be of one type, since one that was mended was decoded by itself.
-    """
-    if len(set(map(type, records))) == 1:
-        columns = zip(*map(msgspec.structs.astuple, records), strict=True)
-        values = dict(zip(records[0].__struct_fields__, columns, strict=True))
+def _values(rows: Rows, names: Sequence[str]) -> Iterator[Sequence[Any]]:
+    """Yield the values of each field of the rows."""
+    if rows.turned or len(set(map(type, rows.records))) == 1:
+        values = rows.turned or turned.turned(rows.records)
         return (values[name] for name in names)
-    return (list(map(operator.attrgetter(name), records)) for name in names)
+    return (turned.one(rows.records, name) for name in names)
 
 
 def _scalars(kind: type, values: Sequence[Any]) -> pa.Array:
