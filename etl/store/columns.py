@@ -85,7 +85,14 @@ def scalar_builder(
 
 def nested(parts: Sequence[Joined], names: Sequence[str]) -> Iterator[tuple[str, pa.Array]]:
     """Yield (name, column) of JSON texts for the rows of all parts; an absent value and ``null`` are null."""
-    return ((name, _json(*_of_field(parts, field))) for field, name in enumerate(names))
+    ends = [memoryview(_ends(part.sizes)).cast("i") for part in parts]
+    for field, name in enumerate(names):
+        texts, sizes = [], []
+        for part, end in zip(parts, ends, strict=True):
+            first, last = field * part.rows, (field + 1) * part.rows
+            texts.append(memoryview(part.data)[end[first] : end[last]])
+            sizes.append(part.sizes[first * _SIZE_BYTES : last * _SIZE_BYTES])
+        yield name, _json(b"".join(texts), b"".join(sizes))
 
 
 def trimmed(column: pa.Array) -> pa.Array:
@@ -150,15 +157,11 @@ def _scalars(kind: type, values: Sequence[Any]) -> pa.Array:
     return pa.array(values, _ARROW[kind])
 
 
-def _of_field(parts: Sequence[Joined], field: int) -> tuple[bytes, bytes]:
-    """Return (texts, their sizes) of one field in all parts."""
-    texts, sizes = [], []
-    for part in parts:
-        first = sum(part.fields[:field])
-        texts.append(memoryview(part.data)[first : first + part.fields[field]])
-        width = part.rows * _SIZE_BYTES
-        sizes.append(part.sizes[field * width : (field + 1) * width])
-    return b"".join(texts), b"".join(sizes)
+def _ends(sizes: bytes) -> pa.Buffer:
+    """Return where texts of these sizes begin in a row of them, and where the last one ends."""
+    import pyarrow.compute as pc
+
+    return pc.cumulative_sum_checked(numbers(pa.int32(), bytes(_SIZE_BYTES) + sizes)).buffers()[1]
 
 
 def _json(texts: bytes, sizes: bytes) -> pa.Array:
@@ -166,8 +169,7 @@ def _json(texts: bytes, sizes: bytes) -> pa.Array:
     import pyarrow.compute as pc
 
     lengths = numbers(pa.int32(), sizes)
-    ends = pc.cumulative_sum_checked(numbers(pa.int32(), bytes(_SIZE_BYTES) + sizes))
-    column = pa.Array.from_buffers(pa.string(), len(lengths), [None, ends.buffers()[1], pa.py_buffer(texts)], 0)
+    column = pa.Array.from_buffers(pa.string(), len(lengths), [None, _ends(sizes), pa.py_buffer(texts)], 0)
     if pc.is_in(lengths, value_set=pa.array(_NO_TEXT, pa.int32())).true_count:
         column = pc.if_else(pc.and_(pc.not_equal(lengths, 0), pc.not_equal(column, "null")), column, None)
     return column

@@ -130,6 +130,26 @@ class PartWriter:
         """Write all rows that are held."""
         if not self._batches:
             return
+        named, members = self._in_order()
+        batch = pa.RecordBatch.from_arrays([named[name] for name in self._schema.names], schema=self._schema)
+        count = len(batch)
+        sizes = array("I", named[_SIZE].buffers()[1][: 4 * count].to_pybytes())
+        self.sizes += sizes
+        self.hashes.frombytes(named[_HASH].buffers()[1][: 8 * count])
+        cuts = list(self._cuts(members, sizes))
+        digests = sums.of_runs(
+            named["digest"].buffers()[1][: 16 * count].to_pybytes(),
+            [piece.rows for _, slices in cuts for piece in slices],
+        )
+        for archetype, slices in cuts:
+            first = slices[0].first
+            part, number = self._write(archetype, batch.slice(first, sum(piece.rows for piece in slices)))
+            for piece in slices:
+                ref = BatchRef(part=part, batch=number, rows=piece.rows, first=piece.first - first)
+                self._account(piece, next(digests), ref)
+
+    def _in_order(self) -> tuple[dict[str, pa.Array], list[tuple[Home, int]]]:
+        """Let go of what is held; return its columns by name, rows in order, and (home, rows) of each partition."""
         held = self._batches[0] if len(self._batches) == 1 else pa.concat_batches(self._batches)
         homes = list(self._numbers)
         order, members = _by_powerset(held.column(_HOME), homes)
@@ -139,28 +159,15 @@ class PartWriter:
         for name, column in columns.nested(self._nested, self._nested_names):
             named[name] = column.take(order)
         self._nested = []
+        # The fields that tell a home are the same in all of its rows.
         for number, name in enumerate(self._format.identity[1:]):
             column = pa.array([home.given[number] for home in homes], pa.string())
             named[name] = (columns.trimmed(column) if name in self._format.names else column).take(named[_HOME])
-        named["uid"] = columns.lowered(named[self._format.names[0]])
+        named["uid"] = columns.lowered(named[self._format.identity[0]])
         named["source"] = columns.source_numbers(self._source, len(order))
         named["archetype"] = _repeated([(home.archetype, rows) for home, rows in members])
         named["powerset"] = _repeated([(home.powerset, rows) for home, rows in members])
-        batch = pa.RecordBatch.from_arrays([named[name] for name in self._schema.names], schema=self._schema)
-        sizes = array("I", named[_SIZE].buffers()[1][: 4 * len(order)].to_pybytes())
-        self.sizes += sizes
-        self.hashes.frombytes(named[_HASH].buffers()[1][: 8 * len(order)])
-        cuts = list(self._cuts(members, sizes))
-        digests = sums.of_runs(
-            named["digest"].buffers()[1][: 16 * len(order)].to_pybytes(),
-            [piece.rows for _, slices in cuts for piece in slices],
-        )
-        for archetype, slices in cuts:
-            first = slices[0].first
-            part, number = self._write(archetype, batch.slice(first, sum(piece.rows for piece in slices)))
-            for piece in slices:
-                ref = BatchRef(part=part, batch=number, rows=piece.rows, first=piece.first - first)
-                self._account(piece, next(digests), ref)
+        return named, members
 
     def _cuts(self, members: Iterable[tuple[Home, int]], sizes: "array[int]") -> Iterator[_Cut]:
         """Yield (archetype, slices) per record batch, in order; members are (home, rows)."""

@@ -1,6 +1,7 @@
 """Sums of the digests of neighbouring rows: differences of sums from the first row on, which Arrow makes.
 
-Beside `sum` over the halves of each run: 44 instead of 99 ns for a row, in runs of twenty; tests/store/test_sums.py has the two agree.
+Beside `sum` over the halves of each run: 44 instead of 99 ns for a row, in runs of twenty; tests/store/test_sums.py
+has the two agree.
 """
 
 import sys
