@@ -17,6 +17,7 @@ from etl.model import Superseded
 from etl.store import parts, places
 from etl.store.results import RangeResult
 
+_TOP_BITS = 4
 _COLUMNS = ("uid", "ordinal", "offset", "archetype", "powerset", "digest")
 
 
@@ -43,8 +44,7 @@ def find(store: str, split_id: str, ranges: Sequence[RangeResult], first: Sequen
     ``first`` are the ordinals of the ranges' first records. Memory grows with the number of such places.
     """
     hashes, sizes = _read(store, split_id, ranges)
-    counted = pc.value_counts(hashes)
-    twice = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+    twice = _twice(hashes)
     if not len(twice):
         return
     rows = pc.indices_nonzero(pc.is_in(hashes, value_set=twice)).to_pylist()
@@ -82,6 +82,23 @@ def _read(store: str, split_id: str, ranges: Sequence[RangeResult]) -> tuple[pa.
         chunks.append(pa.Array.from_buffers(pa.uint64(), result.rows, [None, buffer]))
         sizes.append(memoryview(data)[8 * result.rows :].cast("I"))
     return pa.chunked_array(chunks, pa.uint64()), sizes
+
+
+def _twice(hashes: pa.ChunkedArray) -> pa.Array:
+    """Return those hashes that came more than once.
+
+    Each sixteenth of them by itself: its table is a sixteenth as big, and where it has as many entries as there are hashes
+    nothing needs to be counted. All counted at once took twice as long for 3.6 million.
+    """
+    whole = pa.concat_arrays(hashes.chunks)
+    top = pc.shift_right(whole, pa.scalar(64 - _TOP_BITS, pa.uint64()))
+    found = [pa.array([], pa.uint64())]
+    for number in range(1 << _TOP_BITS):
+        some = whole.filter(pc.equal(top, pa.scalar(number, pa.uint64())))
+        if len(pc.unique(some)) < len(some):
+            counted = pc.value_counts(some)
+            found.append(counted.field("values").filter(pc.greater(counted.field("counts"), 1)))
+    return pa.concat_arrays(found)
 
 
 def _places(
