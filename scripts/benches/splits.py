@@ -31,6 +31,9 @@ PARTS = {
     "sources/vast.py": "checks",
     "numbers.py": "checks",
     "sources/records.py": "digests, names",
+    "store/sums.py": "digests, names",
+    "sources/joined.py": "Arrow columns",
+    "sources/turned.py": "Arrow columns",
     "store/columns.py": "Arrow columns",
     "store/parts.py": "order, compress, write",
 }
