@@ -56,11 +56,11 @@ class Partition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One part file as it was committed: its name, its size in bytes, the hex digest of its content (SHA-256)."""
+    """One part file as it was committed: its name, its size in bytes, the hex digest of its content (XXH3, 128 bits)."""
 
     name: str
     bytes: int
-    sha256: str
+    xxh3: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

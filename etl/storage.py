@@ -5,7 +5,6 @@ cost the import of pyarrow. Object stores have no rename: files appear there whe
 """
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -56,9 +55,11 @@ def exists(place: str) -> bool:
     return bool(filesystem.get_file_info(path).type.value != 0)
 
 
-def sha256(place: str) -> str:
-    """Return the hex SHA-256 digest of a file, read in blocks. Raises FileNotFoundError where there is none."""
-    digest = hashlib.sha256()
+def xxh3(place: str) -> str:
+    """Return the hex XXH3 digest (128 bits) of a file, read in blocks. Raises FileNotFoundError where there is none."""
+    import xxhash
+
+    digest = xxhash.xxh3_128()
     with _open_stream(place) as stream:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)

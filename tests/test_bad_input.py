@@ -211,11 +211,11 @@ def test_a_store_that_cannot_be_written_is_named(good: Path, tmp_path: Path) -> 
 def test_a_store_of_another_version_is_refused(here: Path, dsn: str) -> None:
     """Both versions are named."""
     path = manifest_of(here)
-    path.write_text(path.read_text().replace('"store_version": 2', '"store_version": 99'))
+    path.write_text(path.read_text().replace('"store_version": 3', '"store_version": 99'))
     sentence, following = refused_load(here, dsn, 5)
 
     assert "version 99" in sentence
-    assert "version 2" in sentence
+    assert "version 3" in sentence
     assert "etl split" in following
 
 

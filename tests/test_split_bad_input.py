@@ -159,8 +159,8 @@ def test_stores_that_cannot_be_read_say_why(tmp_path):
     found = run(store, save(tmp_path / "powers.json", [cod()]))
     place = store / found.split_id / "manifest.json"
     text = place.read_text()
-    place.write_text(text.replace('"store_version": 2', '"store_version": 99'))
-    with pytest.raises(errors.StoreError, match="version 99, this program reads version 2"):
+    place.write_text(text.replace('"store_version": 3', '"store_version": 99'))
+    with pytest.raises(errors.StoreError, match="version 99, this program reads version 3"):
         manifest.read(str(store))
 
     place.write_text(text[:-20])

@@ -25,6 +25,15 @@ _CAPS = {
 }
 
 
+class Set(msgspec.Struct, frozen=True, kw_only=True):
+    """A powerset as the records name it; a ``Partition`` says the same, and what it holds."""
+
+    archetype: str
+    powerset: str
+    name: str
+    display_name: str
+
+
 class _Attributes(msgspec.Struct):
     hit_points: list[float] = []
     damage_type: dict[str, list[float]] = {}
@@ -60,19 +69,16 @@ class _Powerset(msgspec.Struct):
     power_names: list[str] = []
 
 
-def build(
-    task: MergeTask, ranges: Sequence[RangeResult], partitions: Iterable[Partition]
-) -> dict[str, list[dict[str, Any]]]:
-    """Return {"archetypes": …, "powersets": …}, at least one entity for every key and powerset of the partitions.
+def build(task: MergeTask, ranges: Sequence[RangeResult], sets: Sequence[Set]) -> dict[str, list[dict[str, Any]]]:
+    """Return {"archetypes": …, "powersets": …}, at least one entity for every key and powerset that the records name.
 
     Raises:
         InputError: a file of archetypes or powersets cannot be read.
     """
-    partitions = list(partitions)
-    powersets = {entity["uid"]: entity for entity in _powersets(task, ranges, partitions)}
-    for partition in partitions:
-        if partition.powerset not in powersets:
-            powersets[partition.powerset] = _from_partition(partition, flat=ranges[0].format == "i12")
+    powersets = {entity["uid"]: entity for entity in _powersets(task, ranges, sets)}
+    for one in sets:
+        if one.powerset not in powersets:
+            powersets[one.powerset] = _from_set(one, flat=ranges[0].format == "i12")
     keys = {entity["archetype"] for entity in powersets.values()}
     archetypes = {entity["uid"]: entity for entity in map(_from_key, keys)}
     archetypes |= {entity["uid"]: entity for entity in _archetypes(task)}
@@ -87,7 +93,7 @@ def extend(
     archetypes = {entity["uid"]: entity for entity in known["archetypes"]}
     for partition in partitions:
         if partition.powerset not in powersets:
-            powersets[partition.powerset] = _from_partition(partition, flat=form == "i12")
+            powersets[partition.powerset] = _from_set(partition, flat=form == "i12")
         archetypes.setdefault(partition.archetype, _from_key(partition.archetype))
     return {"archetypes": list(archetypes.values()), "powersets": list(powersets.values())}
 
@@ -103,13 +109,13 @@ def _archetypes(task: MergeTask) -> Iterable[dict[str, Any]]:
     return map(_from_archetype, found)
 
 
-def _powersets(task: MergeTask, ranges: Sequence[RangeResult], partitions: list[Partition]) -> Iterable[dict[str, Any]]:
+def _powersets(task: MergeTask, ranges: Sequence[RangeResult], sets: Sequence[Set]) -> Iterable[dict[str, Any]]:
     decoder = msgspec.json.Decoder(mids.Powerset)
     for result in ranges:
         place = places.in_range(task.store, task.split_id, result.number, "powersets")
         if result.format == "mids" and storage.exists(place):
             yield from map(_from_mids, decoder.decode_lines(storage.read_bytes(place)))
-    spelling = {partition.powerset: partition.name for partition in partitions}
+    spelling = {one.powerset: one.name for one in sets}
     found = list(_read(task.powersets, list[_Powerset])) if task.powersets else []
     for folder, names in task.indexes:
         for name in names:
@@ -207,10 +213,10 @@ def _from_mids(powerset: mids.Powerset) -> dict[str, Any]:
     }
 
 
-def _from_partition(partition: Partition, *, flat: bool) -> dict[str, Any]:
+def _from_set(one: Set | Partition, *, flat: bool) -> dict[str, Any]:
     """Return a powerset told from its records; flat ones of strange categories are of unknown type."""
-    title = partition.display_name or _title(partition.name.rpartition(".")[2])
-    entity = _entity(partition.powerset, partition.name, title) | {"archetype": partition.archetype}
+    title = one.display_name or _title(one.name.rpartition(".")[2])
+    entity = _entity(one.powerset, one.name, title) | {"archetype": one.archetype}
     if flat and not categories.is_known(entity["category"]):
         entity["powerset_type"] = "unknown"
     return entity

@@ -33,7 +33,7 @@ def merge(task: MergeTask) -> str:
         lost += duplicates.superseded(group)
         for place in group[:-1]:
             totals.drop(place)
-    known = entities.build(task, ranges, totals.partitions())
+    known = entities.build(task, ranges, totals.sets())
     digest = hashlib.sha256()
     for kind, found in known.items():
         digest.update(store_entities.write(task.store, task.split_id, kind, found))
@@ -57,7 +57,7 @@ def _parts(task: MergeTask, ranges: Sequence[RangeResult]) -> tuple[Part, ...]:
     """Return the parts that the ranges wrote, with the digests of their content."""
     names = sorted({batch.part for result in ranges for batch in result.batches})
     where = {name: places.part(task.store, task.split_id, name) for name in names}
-    return tuple(Part(name=n, bytes=storage.size(place), sha256=storage.sha256(place)) for n, place in where.items())
+    return tuple(Part(name=n, bytes=storage.size(place), xxh3=storage.xxh3(place)) for n, place in where.items())
 
 
 def check(whole: Manifest) -> None:
@@ -131,6 +131,14 @@ class _Totals:
         """Give each powerset its title."""
         for total in self._shares.values():
             total.title = titles.get(total.powerset)
+
+    def sets(self) -> list[entities.Set]:
+        """Return the powersets that have rows, by archetype and powerset."""
+        return [
+            entities.Set(archetype=key[0], powerset=key[1], name=total.name, display_name=total.title or "")
+            for key, total in sorted(self._shares.items())
+            if total.rows
+        ]
 
     def partitions(self) -> list[Partition]:
         """Return the partitions that have rows, by archetype and powerset."""

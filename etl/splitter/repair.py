@@ -243,7 +243,7 @@ class _Writing(msgspec.Struct):
             entities_digest=digest.hexdigest(),
             parts=(
                 *base.parts,
-                *(Part(name=n, bytes=storage.size(at), sha256=storage.sha256(at)) for n, at in places_of.items()),
+                *(Part(name=n, bytes=storage.size(at), xxh3=storage.xxh3(at)) for n, at in places_of.items()),
             ),
             range_ordinals={**base.range_ordinals, **ordinals},
         )

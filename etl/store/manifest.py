@@ -82,7 +82,7 @@ def check_part(store: str, split_id: str, part: Part) -> None:
         found = storage.size(place)
         if found != part.bytes:
             raise StoreError(f"{place}: the part has {found} bytes, {part.bytes} were written", again)
-        if storage.sha256(place) != part.sha256:
+        if storage.xxh3(place) != part.xxh3:
             raise StoreError(f"{place}: the part is damaged: its content is not what was written", again)
     except OSError as error:
         raise StoreError(f"{place}: the part cannot be read: {error}", again) from error

@@ -2,7 +2,7 @@
 
 from etl import storage
 
-VERSION = 2
+VERSION = 3
 
 MANIFEST = "manifest.json"
 LATEST = "LATEST"
