@@ -1,9 +1,12 @@
-"""--max-rejects: how many records may be set aside before a run gives up."""
+"""Rejects: how many may be set aside before a run gives up (--max-rejects), and how much is kept of each."""
 
 import re
 from dataclasses import dataclass
 
 from etl.errors import TooManyRejects, UsageError
+
+MAX_RAW_BYTES = 64 * 1024
+"""How much of a rejected record's text is kept."""
 
 # A share is judged early only when this many records were seen: one bad record among the first ten says nothing.
 _ENOUGH = 1_000

@@ -12,8 +12,8 @@ import msgspec
 
 from etl import db, outcome, storage
 from etl.errors import SchemaError, UsageError
+from etl.limits import MAX_RAW_BYTES
 from etl.model import Manifest, Reject
-from etl.sources.records import MAX_RAW_BYTES
 from etl.store import manifest as manifests
 from etl.store import rejects as split_rejects
 

@@ -14,14 +14,13 @@ from typing import Any
 import msgspec
 import xxhash
 
-from etl import categories, numbers
+from etl import categories, limits, numbers
 from etl.model import Reject
 from etl.sources import Format, cleaning, exactness, joined, nesting, turned
 from etl.sources.cutting import Lot
 from etl.sources.joined import Joined
 
 MAX_NAME_BYTES = 1_000
-MAX_RAW_BYTES = 64 * 1024
 _SURELY_SHORT = MAX_NAME_BYTES // 4  # characters: none takes more than four bytes
 
 
@@ -159,7 +158,7 @@ class Checker:
                 stage="split",
                 code=fault[0],
                 reason=fault[1],
-                raw=lot.texts[number][:MAX_RAW_BYTES].decode(errors="backslashreplace"),
+                raw=lot.texts[number][: limits.MAX_RAW_BYTES].decode(errors="backslashreplace"),
             )
         )
 

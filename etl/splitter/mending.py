@@ -15,7 +15,7 @@ from etl.sources.cutting import Lot
 from etl.sources.records import Checker, Rows
 from etl.splitter.tasks import Repaired, RepairTask
 from etl.splitter.trial import context_of
-from etl.store import parts
+from etl.store import parts, writer
 from etl.store import rejects as store_rejects
 
 _LOT_BYTES = 8 << 20
@@ -102,7 +102,7 @@ class Mending(msgspec.Struct):
 
     def _transform(self, rows: Rows, number: int) -> dict[int, Reject]:
         """Return what the transforms refuse of some rows, by ordinal."""
-        batch = parts.batch_of(self.form, rows, number)
+        batch = writer.batch_of(self.form, rows, number)
         _, refused = tables.build(self.form.name, batch, context_of(rows), ())
         return {r.ordinal: r for r in store_rejects.placed(refused, batch, self.task.store, self.base)}
 

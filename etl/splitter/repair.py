@@ -24,6 +24,7 @@ from etl.store import entities as store_entities
 from etl.store import manifest as manifests
 from etl.store import parts, places
 from etl.store import rejects as store_rejects
+from etl.store import writer as writing
 from etl.store.results import MODULUS, Share
 
 _BUDGET_BYTES = 16 << 20
@@ -173,7 +174,7 @@ class _Writing(msgspec.Struct):
         for source in sorted({place[0] for place in winners}):
             number += 1
             ordinals[f"{number:04d}"] = 0
-            writer = parts.PartWriter(
+            writer = writing.PartWriter(
                 self.task.store, self.split_id, number, source, self.mending.form, _BUDGET_BYTES, 10_000
             )
             with writer:

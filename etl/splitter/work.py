@@ -16,7 +16,7 @@ from etl.sources.cutting import Lot
 from etl.sources.records import Checker, Rows, explain
 from etl.splitter import tasks
 from etl.splitter.tasks import RangeDone
-from etl.store import parts, places, rejects, results
+from etl.store import places, rejects, results, writer
 from etl.store.results import Batch, RangeResult, Share
 
 _REPORT_S = 0.3
@@ -113,7 +113,7 @@ class Work(msgspec.Struct):
     def writer(self, form: Format) -> Writer:
         """Return what takes the rows."""
         task = self.task
-        return parts.PartWriter(
+        return writer.PartWriter(
             task.store, task.split_id, task.number, task.source, form, task.budget_bytes, task.batch_rows
         )
 

@@ -6,7 +6,6 @@ them agree.
 """
 
 import struct
-from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 from etl.sources import exactness, turned
 from etl.sources.joined import Joined
 from etl.sources.records import Rows
+from etl.store import packed
 
 COMMON = pa.schema(
     [
@@ -71,8 +71,8 @@ def scalar_builder(
 
     def build(rows: Rows) -> dict[str, pa.Array]:
         columns = {
-            "ordinal": numbers(pa.int64(), struct.pack(f"{len(rows)}q", *rows.ordinals)),
-            "offset": numbers(pa.int64(), struct.pack(f"{len(rows)}q", *rows.offsets)),
+            "ordinal": packed.numbers(pa.int64(), struct.pack(f"{len(rows)}q", *rows.ordinals)),
+            "offset": packed.numbers(pa.int64(), struct.pack(f"{len(rows)}q", *rows.offsets)),
             "digest": pa.Array.from_buffers(pa.binary(16), len(rows), [None, pa.py_buffer(b"".join(rows.digests))]),
         }
         for (name, kind), values in zip(fields, _values(rows, [name for name, _ in fields]), strict=True):
@@ -113,7 +113,7 @@ def lowered(column: pa.Array) -> pa.Array:
 
 def source_numbers(source: int, rows: int) -> pa.Array:
     """Return the column that says which source the rows are from."""
-    return numbers(pa.int32(), struct.pack("i", source) * rows)
+    return packed.numbers(pa.int32(), struct.pack("i", source) * rows)
 
 
 def record_text(record: type[msgspec.Struct], batch: pa.RecordBatch, row: int) -> bytes:
@@ -132,12 +132,6 @@ def _fields(record: type[msgspec.Struct]) -> list[tuple[str, type]]:
     return [(field.name, exactness.basic(field.type)) for field in msgspec.structs.fields(record)]
 
 
-def numbers(kind: pa.DataType, values: "bytes | array[int]") -> pa.Array:
-    """Return numbers that lie in a row as a column, without a copy; ``kind`` has their width."""
-    buffer = pa.py_buffer(values)
-    return pa.Array.from_buffers(kind, buffer.size * 8 // kind.bit_width, [None, buffer], 0)
-
-
 def _values(rows: Rows, names: Sequence[str]) -> Iterator[Sequence[Any]]:
     """Yield the values of each field of the rows."""
     if rows.turned or len(set(map(type, rows.records))) == 1:
@@ -151,7 +145,7 @@ def _scalars(kind: type, values: Sequence[Any]) -> pa.Array:
     code = _PACKED.get(kind)
     if code is not None:
         try:
-            return numbers(_ARROW[kind], struct.pack(f"{len(values)}{code}", *values))
+            return packed.numbers(_ARROW[kind], struct.pack(f"{len(values)}{code}", *values))
         except struct.error:
             pass  # there is a null among them
     return pa.array(values, _ARROW[kind])
@@ -161,14 +155,14 @@ def _ends(sizes: bytes) -> pa.Buffer:
     """Return where texts of these sizes begin in a row of them, and where the last one ends."""
     import pyarrow.compute as pc
 
-    return pc.cumulative_sum_checked(numbers(pa.int32(), bytes(_SIZE_BYTES) + sizes)).buffers()[1]
+    return pc.cumulative_sum_checked(packed.numbers(pa.int32(), bytes(_SIZE_BYTES) + sizes)).buffers()[1]
 
 
 def _json(texts: bytes, sizes: bytes) -> pa.Array:
     """Return a column of JSON texts that lie in a row; those of no bytes, and ``null``, are null."""
     import pyarrow.compute as pc
 
-    lengths = numbers(pa.int32(), sizes)
+    lengths = packed.numbers(pa.int32(), sizes)
     column = pa.Array.from_buffers(pa.string(), len(lengths), [None, _ends(sizes), pa.py_buffer(texts)], 0)
     if pc.is_in(lengths, value_set=pa.array(_NO_TEXT, pa.int32())).true_count:
         column = pc.if_else(pc.and_(pc.not_equal(lengths, 0), pc.not_equal(column, "null")), column, None)

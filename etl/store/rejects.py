@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from etl import storage
+from etl import limits, storage
 from etl.errors import InputError, StoreError
 from etl.model import Manifest, Reject
-from etl.sources import Format
-from etl.sources.records import MAX_RAW_BYTES
 from etl.store import files, places
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from etl.sources import Format
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def write_load(store: str, manifest: Manifest, build: int, rejects: Iterable[Rej
     return name
 
 
-def with_records(rejects: Iterable[Reject], batch: "pa.RecordBatch", form: Format) -> Iterator[Reject]:
+def with_records(rejects: Iterable[Reject], batch: "pa.RecordBatch", form: "Format") -> Iterator[Reject]:
     """Yield what a transform refused of a batch with the text of the whole record, as far as the store has its fields."""
     from etl.store import columns
 
@@ -49,14 +49,17 @@ def with_records(rejects: Iterable[Reject], batch: "pa.RecordBatch", form: Forma
     rows = {(str(source), ordinal): row for row, (source, ordinal) in enumerate(keys)}
     for reject in rejects:
         text = columns.record_text(form.record, batch, rows[reject.source, reject.ordinal])
-        yield replace(reject, raw=text[:MAX_RAW_BYTES].decode(errors="ignore"))
+        yield replace(reject, raw=text[: limits.MAX_RAW_BYTES].decode(errors="ignore"))
 
 
 def placed(rejects: Iterable[Reject], batch: "pa.RecordBatch", store: str, manifest: Manifest) -> list[Reject]:
     """Return what a transform refused with all that a person needs: path of the source, file inside it, record."""
+    found: list[Reject] = []
+    rejects = list(rejects)
+    if not rejects:
+        return found
     from etl.sources import FORMATS
 
-    found = []
     for reject in with_records(rejects, batch, FORMATS[manifest.format]):
         number = int(reject.source)
         file = files.name_of(store, manifest, number, reject.ordinal)

@@ -31,11 +31,12 @@ PARTS = {
     "sources/vast.py": "checks",
     "numbers.py": "checks",
     "sources/records.py": "digests, names",
+    "store/packed.py": "Arrow columns",
     "store/sums.py": "digests, names",
     "sources/joined.py": "Arrow columns",
     "sources/turned.py": "Arrow columns",
     "store/columns.py": "Arrow columns",
-    "store/parts.py": "order, compress, write",
+    "store/writer.py": "order, compress, write",
 }
 """What the files of ``etl`` do for a split; the others are "the rest"."""
 _SAMPLE_S = 0.001

@@ -8,7 +8,7 @@ from split_support import cod, run, save
 
 from etl import categories, errors
 from etl.sources import records
-from etl.store import parts
+from etl.store import parts, writer
 
 
 def split(tmp_path):
@@ -79,7 +79,7 @@ def test_rows_are_ordered_as_sorting_them_would(rows):
     keys = [(home.archetype, home.powerset) for home in rows]
     homes = list(dict.fromkeys(rows))
     numbers = pa.array([homes.index(home) for home in rows], pa.int32())
-    order, members = parts._by_powerset(numbers, homes)
+    order, members = writer._by_powerset(numbers, homes)
 
     assert order.to_pylist() == sorted(range(len(keys)), key=keys.__getitem__)
     assert [((home.archetype, home.powerset), count) for home, count in members] == sorted(Counter(keys).items())
@@ -89,4 +89,4 @@ def test_rows_are_ordered_as_sorting_them_would(rows):
 @given(st.lists(st.tuples(st.sampled_from(["pool", "", "ä"]), st.integers(1, 40)), min_size=1))
 def test_texts_are_repeated_as_often_as_it_is_said(values):
     """One after the other."""
-    assert parts._repeated(values).to_pylist() == [text for text, times in values for _ in range(times)]
+    assert writer._repeated(values).to_pylist() == [text for text, times in values for _ in range(times)]

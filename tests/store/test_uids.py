@@ -8,7 +8,7 @@ import pytest
 from etl.sources import FORMATS
 from etl.sources.cutting import Lot
 from etl.sources.records import Checker
-from etl.store import parts
+from etl.store import writer
 
 _SPACES = [character for character in map(chr, range(sys.maxunicode + 1)) if character.isspace()]
 _BEYOND_ASCII = ["Éclair", "STRASSE", "Straße", "İstanbul", "ΣΊΣΥΦΟΣ", "\u200bzero"]
@@ -25,7 +25,7 @@ def test_a_uid_is_the_stored_name_in_lower_case(name: str) -> None:
     texts = [json.dumps({form.names[0]: one, **others}, separators=(",", ":")).encode() for one in written]
     checker = Checker(form, "test")
     rows = checker.check(Lot(texts, list(range(len(texts)))), 0)
-    batch = parts.batch_of(form, rows, 0)
+    batch = writer.batch_of(form, rows, 0)
 
     assert checker.rejects == []
     assert len(rows) == len(written)
