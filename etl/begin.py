@@ -14,17 +14,30 @@ from etl.store import entities
 _log = logging.getLogger(__name__)
 
 
-def plan(run: Run) -> None:
-    """Find the build to go on with, or begin one; from here on, older workers of it are gone."""
-    run.build, run.leaves = 0, []
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server was asked before a build is begun: for extensions, builds to go on with, and those half gone."""
+
+    extensions: ddl.Asked
+    unfinished: db.Cursor
+    half_dropped: db.Cursor
+
+
+def ask(run: Run) -> Asked:
+    """Ask what ``plan`` wants to know, maybe beside other questions."""
     paths = [*map(ddl.table_file, tables.TABLES), *(path for _, path in ddl.views())]  # a build has all tables
     values = {"schema": run.options.schema}
-    with run.connection.pipeline():
-        extensions = ddl.ask_extensions(run.connection, paths)
-        unfinished = run.connection.execute(db.query("unfinished_builds"), values)
-        half_dropped = run.connection.execute(db.query("half_dropped_builds"), values)
-    run.extensions = ddl.found_extensions(run.connection, extensions)
-    for build, split_id, names, versions, cut in unfinished:
+    return Asked(
+        extensions=ddl.ask_extensions(run.connection, paths),
+        unfinished=run.connection.execute(db.query("unfinished_builds"), values),
+        half_dropped=run.connection.execute(db.query("half_dropped_builds"), values),
+    )
+
+
+def plan(run: Run, asked: Asked) -> None:
+    """Find the build to go on with, or begin one; from here on, older workers of it are gone."""
+    run.build, run.leaves = 0, []
+    run.extensions = ddl.found_extensions(run.connection, asked.extensions)
+    for build, split_id, names, versions, cut in asked.unfinished.fetchall():
         current = versions == renewal.versions(run.wanted) and tuple(names) == run.wanted
         epoch = take_over(run.connection, build)
         leaves = [Leaf.of(values) for values in cut]
@@ -32,7 +45,7 @@ def plan(run: Run) -> None:
             run.build, run.epoch, run.leaves = build, epoch, leaves
         else:
             drop(run.connection, run.options.schema, build)
-    for (build,) in half_dropped:
+    for (build,) in asked.half_dropped.fetchall():
         drop(run.connection, run.options.schema, build)
     if not run.build:
         _begin(run)

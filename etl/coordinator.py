@@ -5,8 +5,8 @@ It imports neither polars nor pyarrow: those live in the workers.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -55,13 +55,13 @@ def load(
     stop: Callable[[], bool] = lambda: False,
     clock: timings.Clock | None = None,
     pool: parallel.Pool | None = None,
-    line: session.Session | None = None,
+    opening: "Opening | None" = None,
 ) -> LoadResult:
     """Load the store's latest split (or ``options.split_id``) into a build and publish it; go on where one was stopped.
 
     A ``clock`` that runs already, because the run began before, is gone on with: its laps are among the timings. ``pool``
     are workers of ``options.executor`` that are starting already, and end when the load is done, or else with the caller.
-    ``line`` is a session that the caller has opened for the load (``hold``), and closes.
+    ``opening`` is what the caller has opened for the load (``hold``), and closes.
 
     Raises:
         StoreError: the store holds no finished split, or one of another version.
@@ -79,17 +79,16 @@ def load(
     if options.split_id is None:
         _check_sources(manifest)
     where = dsn.resolve(options.dsn)
-    with db.translated(where), metrics.PeakMemory() as memory, nullcontext(line) if line else hold(options) as line:
-        with line.connection.pipeline():
-            lock, facts, ledger_facts = (
-                line.ask_lock(),
-                preflight.ask(line.connection, options),
-                migrations.ask(line.connection),
-            )
-        free = preflight.require(facts, options, manifest)
+    with (
+        db.translated(where),
+        metrics.PeakMemory() as memory,
+        nullcontext(opening) if opening else hold(options) as opened,
+    ):
+        line = opened.line
+        free = preflight.require(opened.facts, options, manifest)
         with pool or parallel.Pool(options.executor, {config.DSN_VARIABLE: where}) as pool:
-            migrations.ensure(line.connection, ledger_facts)
-            line.lock(lock)
+            migrations.ensure(line.connection, opened.ledger)
+            line.lock(opened.lock)
             if (several := sizing.threads(options, line.round_trip_s, free)) > 1:
                 pool.widen(several)
                 pool.warm(*work.LOAD_MODULES, function=work.connect)
@@ -114,10 +113,30 @@ def load(
     return msgspec.structs.replace(result, seconds=clock.total, timings=run.parts())
 
 
-def hold(options: config.LoadOptions) -> AbstractContextManager[session.Session]:
-    """Yield a session for a load, and close it; psycopg's errors leave the block as ``db.connect`` translates them."""
+class Opening(msgspec.Struct, frozen=True):
+    """A session for a load, and what the server was asked when it began."""
+
+    line: session.Session
+    lock: db.Cursor
+    facts: preflight.Asked
+    ledger: migrations.Asked
+
+
+@contextmanager
+def hold(options: config.LoadOptions) -> Iterator[Opening]:
+    """Yield a session for a load, and close it; psycopg's errors leave the block as ``db.connect`` translates them.
+
+    It may have the lock of the live schema, which is its first question.
+    """
+    asked: list[tuple[db.Cursor, preflight.Asked, migrations.Asked]] = []
+
+    def ask(connection: db.Connection) -> None:
+        lock = session.ask_lock(connection, options.schema)
+        asked.append((lock, preflight.ask(connection, options), migrations.ask(connection)))
+
     name = f"etl load into {options.schema} by {db.whoami()}"[:63]
-    return session.hold(dsn.resolve(options.dsn), name=name, live_schema=options.schema)
+    with session.hold(dsn.resolve(options.dsn), name=name, live_schema=options.schema, ask=ask) as line:
+        yield Opening(line, *asked[0])
 
 
 def _run(run: Run) -> LoadResult:
@@ -126,6 +145,7 @@ def _run(run: Run) -> LoadResult:
         if not run.number:
             ledger.close_lost(run.connection, run.options.schema)
             strangers = publish.ask_strangers(run.connection, run.options.schema, list(ddl.relations(tables.TABLES)))
+            asked = begin.ask(run)
         found = run.connection.execute(db.query("live"), {"schema": run.options.schema})
     if not run.number:
         publish.refuse_strangers(run.options.schema, strangers)
@@ -140,22 +160,28 @@ def _run(run: Run) -> LoadResult:
         if not run.pool.is_started:
             run.pool.warm(*work.LOAD_MODULES)
         with run.phase("plan"):
-            begin.plan(run)
+            begin.plan(run, asked)
             begin.read_what_is_done(run)
     fill.fill(run)
     with run.phase("finish"):
         gather = partial(_round_off, run)
+        rejects: list[db.Cursor] = []
+
+        def ask() -> None:
+            rejects.append(outcome.ask_rejects(run.connection, run.build))
+
         if run.is_finished:
             rows = finish.counted(run.connection, run.schema, run.wanted, run.done)
+            ask()
         else:
-            rows = finish.finish(
-                run.connection, run.build, run.schema, run.leaves, run.wanted, run.done, run.extensions, gather
-            )
-        set_aside = outcome.load_rejects(run.connection, run.build)
+            parts = run.connection, run.build, run.schema, run.leaves, run.wanted, run.done, run.extensions, gather
+            rows = finish.finish(*parts, ask=ask)
+        set_aside = outcome.answered(rejects[-1])
         counts = outcome.counts(run.manifest, rows, set_aside)
     with run.phase("publish"):
         published = _publish(run)
-    _index_late(run)
+    if not _is_all_indexed(run):
+        _index_late(run)
     run.clock.lap("end")
     result = _result(run, run.build, published.generation, counts, set_aside, settled=published.settled)
     ledger.end(run.connection, run.number, outcome.ending(result, run.options.store, run.manifest, set_aside))
@@ -300,6 +326,12 @@ def _publish(run: Run) -> publish.Publication:
         extra={"action": "published", "build": run.build, **published.seconds},
     )  # fmt: skip
     return published
+
+
+def _is_all_indexed(run: Run) -> bool:
+    """Whether this run made all tables itself, with all indexes: then nobody need look for what is missing."""
+    made_all = run.below is None and run.loaded_now == len(run.leaves)
+    return made_all and run.options.deferred == "none" and not run.came_back
 
 
 def _index_late(run: Run) -> None:

@@ -25,6 +25,7 @@ def finish(
     done: Mapping[tuple[str, str], Receipt],
     extensions: Mapping[str, str | None],
     gather: Callable[[Sequence[str], Callable[[], None]], None],
+    ask: Callable[[], None] = lambda: None,
 ) -> dict[str, int]:
     """Attach; then build the views, link and prove the counts in one transaction.
 
@@ -33,6 +34,8 @@ def finish(
     Meanwhile ``gather(tables, views)`` has plain tables indexed and the statistics of the partitioned tables gathered, in
     other sessions, and calls ``views``, which begins the transaction. Links come after both: they take a lock that ANALYZE
     would wait for.
+
+    What ``ask`` asks of the same connection goes along with the last questions.
 
     Each leaf is attached in a transaction of its own, which a later run need not do again: the server tells every session
     of each relation that is touched, and a session that is told of some 4,000 at once forgets all it knew of the
@@ -72,6 +75,7 @@ def finish(
                 connection.execute(db.query("unresolve_missing", schema=db.identifier(schema)))
             asked = _ask_counts(connection, schema, wanted)
             connection.execute(db.query("finish_build"), {"build": build})
+            ask()
         rows = _proven(asked, done)
         connection.execute("commit")
     except BaseException:

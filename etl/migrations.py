@@ -59,7 +59,13 @@ def _ask_whether_any(connection: db.Connection) -> db.Cursor:
 
 def _applied(connection: db.Connection, asked: db.Cursor) -> list[int]:
     """Return the versions, if ``asked`` says that there are any."""
-    return [version for (version,) in connection.execute(_VERSIONS)] if asked.fetchone() == (True,) else []
+    return [version for (version,) in connection.execute(_VERSIONS)] if _is_true(asked) else []
+
+
+def _is_true(asked: db.Cursor) -> bool:
+    """Whether the answer is true; it may be read again."""
+    asked.scroll(0, mode="absolute")
+    return asked.fetchone() == (True,)
 
 
 def pending(connection: db.Connection) -> list[Migration]:
@@ -190,6 +196,11 @@ class Asked(msgspec.Struct, frozen=True):
 
     any: db.Cursor
     foreign: db.Cursor
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no migrations."""
+        return not _is_true(self.any)
 
 
 def ask(connection: db.Connection) -> Asked:

@@ -47,7 +47,17 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def load_rejects(connection: db.Connection, build: int) -> list[Reject]:
     """Return what a build's leaves set aside, by place."""
-    rows = connection.execute(db.query("load_rejects"), {"build": build}).fetchall()
+    return answered(ask_rejects(connection, build))
+
+
+def ask_rejects(connection: db.Connection, build: int) -> db.Cursor:
+    """Ask for what a build's leaves set aside, maybe beside other questions; for ``answered``."""
+    return connection.execute(db.query("load_rejects"), {"build": build})
+
+
+def answered(asked: db.Cursor) -> list[Reject]:
+    """Return the rejects that were asked for; see ``load_rejects``."""
+    rows = asked.fetchall()
     names = ("source", "file", "ordinal", "offset", "uid", "stage", "code", "reason", "raw")
     return [Reject(**dict(zip(names, row, strict=True))) for row in rows]
 

@@ -32,11 +32,15 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def scope_of(
-    options: config.LoadOptions, only: Sequence[str], from_record: int | None, connection: db.Connection | None = None
+    options: config.LoadOptions,
+    only: Sequence[str],
+    from_record: int | None,
+    connection: db.Connection | None = None,
+    ledger: migrations.Asked | None = None,
 ) -> Scope | None:
     """Return the scope of a load that is to renew a part of the published build; None for a load of a whole build.
 
-    The database is asked over the ``connection``, or one that is opened for it.
+    The database is asked over the ``connection``, or one that is opened for it; ``ledger`` is what it was asked already.
 
     ``only`` are texts such as "archetype=blaster" and "powerset=blaster_ranged.fire_blast".
 
@@ -51,7 +55,7 @@ def scope_of(
         named[kind].append(name.lower())
     if not only and from_record is None:
         with nullcontext(connection) if connection else db.connect(dsn.resolve(options.dsn), name="etl load") as line:
-            names = _to_renew(line, options)
+            names = _to_renew(line, options, ledger or migrations.ask(line))
         return Scope(tables=names, everything=True) if names else None
     return Scope(
         archetypes=tuple(named["archetype"]) or None,
@@ -63,14 +67,14 @@ def scope_of(
     )
 
 
-def _to_renew(connection: db.Connection, options: config.LoadOptions) -> tuple[str, ...]:
+def _to_renew(connection: db.Connection, options: config.LoadOptions, ledger: migrations.Asked) -> tuple[str, ...]:
     """Return the tables that a load renews by rows: those that it names, or those of an older transform; mostly none.
 
     A table that is not published, or whose DDL changed, is not among them: columns of a published table never change
     under its readers, so it is made anew, by a load (``etl.renewal``).
     """
     split_id = manifests.read(options.store, options.split_id).split_id
-    if options.fresh or not migrations.applied(connection):
+    if options.fresh or ledger.is_empty:
         return ()
     migrations.require(connection)
     row = connection.execute(db.query("live"), {"schema": options.schema}).fetchone()

@@ -1,7 +1,7 @@
 """The coordinator's session: the one connection that holds the lock of a live schema. It may be lost, and come back."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -14,33 +14,35 @@ _LOCK_PATIENCE_S = 2.0
 _LOCK_PAUSE_S = 0.1
 
 
+def _nothing(_: db.Connection) -> None:
+    """Ask nothing."""
+
+
 class Session:
     """A connection, opened again where it was lost, with the lock of the live schema once ``lock`` was called.
 
-    ``round_trip_s`` is how long the server's answer to next to nothing takes, or a third of what it took to connect, which is
-    three answers at least: the shorter of both, since the server may be busy.
+    ``round_trip_s`` is how long the server's answer takes at most: the first one, or a third of what it took to connect, which
+    is three answers at least.
     """
 
-    def __init__(self, dsn: str, name: str, live_schema: str) -> None:
-        """Connect; ``name`` is what the server calls the session."""
+    def __init__(self, dsn: str, name: str, live_schema: str, ask: Callable[[db.Connection], None] = _nothing) -> None:
+        """Connect; ``name`` is what the server calls the session. What it does ``ask`` goes along with our own question."""
         self._dsn, self._name, self._live_schema = dsn, name, live_schema
         self._wants_lock = False
-        self._open()
+        self._open(ask)
 
-    def _open(self) -> None:
+    def _open(self, ask: Callable[[db.Connection], None] = _nothing) -> None:
         self._has_lock = False
         times = [time.perf_counter()]
         self.connection = db.open_connection(self._dsn, name=self._name)
         self.connection.prepare_threshold = None  # to prepare a statement takes a round trip, and none runs often
         times.append(time.perf_counter())
-        found = self.connection.execute(db.query("own_backend"))
+        with self.connection.pipeline():
+            found = self.connection.execute(db.query("own_backend"))
+            ask(self.connection)
         times.append(time.perf_counter())
         self.round_trip_s = min((times[1] - times[0]) / 3, times[2] - times[1])
         self._backend = found.fetchone() or (0, None)
-
-    def ask_lock(self) -> db.Cursor:
-        """Ask for the lock of the live schema, maybe beside other questions; ``lock`` is to follow."""
-        return ask_lock(self.connection, self._live_schema)
 
     def lock(self, asked: db.Cursor | None = None) -> None:
         """Take the lock of the live schema for the life of the session, if it was not had when it was ``asked`` for.
@@ -92,10 +94,12 @@ class Session:
 
 
 @contextmanager
-def hold(dsn: str, *, name: str, live_schema: str) -> Iterator[Session]:
+def hold(
+    dsn: str, *, name: str, live_schema: str, ask: Callable[[db.Connection], None] = _nothing
+) -> Iterator[Session]:
     """Yield a session and close it; psycopg's errors leave the block as ``db.connect`` translates them."""
     with db.translated(dsn):
-        session = Session(dsn, name, live_schema)
+        session = Session(dsn, name, live_schema, ask)
         try:
             yield session
         finally:

@@ -16,9 +16,10 @@ import pytest
 from split_support import i12, save
 
 import etl
-from etl import config, coordinator, db, ddl, generate, publish, session, sizing, tables
+from etl import config, coordinator, db, ddl, fill, generate, publish, session, sizing, tables
 from etl.errors import DatabaseError, StoreError, UsageError
 from etl.model import Event
+from etl.plan import Leaf
 
 RECORDS = 1_500
 
@@ -111,6 +112,27 @@ def test_for_a_server_far_away_a_worker_loads_several_leaves_at_once(store: str,
     assert sizing.threads(small, 0.04, 90) == 2
     assert sizing.threads(smaller, 0.04, 90) == 1
     assert sizing.threads(replace(given, more_when_far=False), 0.04, 90) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 6])
+def test_small_leaves_go_beside_big_ones_where_they_wait(count: int) -> None:
+    """Each is there once, the biggest first."""
+    sizes = range(count)
+    same = {
+        "archetype": "npc",
+        "archetype_id": 1,
+        "lower": None,
+        "upper": None,
+        "powersets": (),
+        "rows": 1,
+        "digest": "",
+    }
+    leaves = [Leaf(**same, name=str(size), bytes=size) for size in sizes]
+    near = [leaf.bytes for leaf in fill._in_order(leaves, 1)]
+    far = [leaf.bytes for leaf in fill._in_order(leaves, 4)]
+
+    assert near == sorted(sizes, reverse=True)
+    assert far == {5: [4, 0, 3, 1, 2], 6: [5, 0, 4, 1, 3, 2]}.get(count, near)
 
 
 def test_a_second_load_has_nothing_to_do(store: str, dsn: str) -> None:

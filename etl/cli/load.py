@@ -53,9 +53,12 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
 
         clock.lap("imports")
         with common.watch_signals() as stop:
-            line = stack.enter_context(coordinator.hold(options)) if pool is not None else None
-            part = scope.scope_of(options, only, from_record, line.connection if line is not None else None)
+            opening = stack.enter_context(coordinator.hold(options)) if pool is not None else None
+            asked = (opening.line.connection, opening.ledger) if opening is not None else ()
+            part = scope.scope_of(options, only, from_record, *asked)
             if part is not None:
+                if opening is not None:
+                    opening.line.close()  # it may have the lock
                 if pool is not None:
                     pool.kill()
                 from etl import update
@@ -70,7 +73,7 @@ def load(split_id: str | None, only: tuple[str, ...], from_record: int | None, *
             result = pipeline.with_progress(
                 given,
                 lambda report: coordinator.load(
-                    options, stop.seeing(report), stop=stop, clock=clock, pool=pool, line=line
+                    options, stop.seeing(report), stop=stop, clock=clock, pool=pool, opening=opening
                 ),
             )
     warm()
