@@ -329,8 +329,11 @@ def _publish(run: Run) -> publish.Publication:
 
 
 def _is_all_indexed(run: Run) -> bool:
-    """Whether this run made all tables itself, with all indexes: then nobody need look for what is missing."""
-    made_all = run.below is None and run.loaded_now == len(run.leaves)
+    """Whether this run made all tables itself, with all indexes: then nobody need look for what is missing.
+
+    A build that another run began, with parents that may lack some, has been taken over: its epoch is higher.
+    """
+    made_all = run.below is None and not run.epoch
     return made_all and run.options.deferred == "none" and not run.came_back
 
 

@@ -80,9 +80,8 @@ def of_workers(stints: Sequence[Stint], spans: Iterable[Span], tasks: int) -> di
             first[stint.worker] = min(stint.began, first.get(stint.worker, ended))
             for kind, seconds in stint.seconds.items():
                 parts[kind] += seconds
-        starts = sum(
-            start - began for start in sorted(first.values())[:tasks]
-        )  # others took the place of one that died
+        earliest = sorted(first.values())[:tasks]  # later ones took the place of a worker that died
+        starts = sum(start - began for start in earliest)
         busy = sum(sum(stint.seconds.values()) for stint in mine)
         parts["start"] += starts
         parts["idle"] += tasks * (ended - began) - starts - busy

@@ -317,3 +317,26 @@ def test_a_worker_takes_one_process_and_at_most_256_mb_of_the_server(dsn: str) -
             connection.commit()
             row = connection.execute(told).fetchone()
             assert row and row[0] == (given if local else most)
+
+
+def test_a_build_that_was_begun_to_be_indexed_later_has_all_indexes_in_the_end(
+    store: str, dsn: str, reference: str
+) -> None:
+    """Also where the run that began it, and that left them out of the parents, had no leaf loaded yet."""
+    seen: list[str] = []
+    with pytest.raises(errors.Interrupted):
+        coordinator.load(
+            options(store, dsn, defer_indexes="gin"),
+            lambda event: seen.append(event.phase),
+            stop=lambda: "check" in seen,
+        )
+    result = coordinator.load(options(store, dsn))
+
+    with psycopg.connect(dsn) as connection:
+        found = connection.execute(INDEXES, ("game",)).fetchall()
+    with psycopg.connect(reference) as connection:
+        wanted = connection.execute(INDEXES, ("game",)).fetchall()
+
+    assert (result.build, result.leaves_kept) == (1, 0)
+    assert found == wanted
+    assert not verify.verify(dsn).findings
