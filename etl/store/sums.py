@@ -1,7 +1,7 @@
 """Sums of the digests of neighbouring rows: differences of sums from the first row on, which Arrow makes.
 
-Beside `sum` over the halves of each run: 44 instead of 99 ns for a row, in runs of twenty; tests/store/test_sums.py
-has the two agree.
+Beside `sum` over the halves of each run: half the time in runs of twenty, where there are some thousand rows
+(`scripts/bench.py twins`); tests/store/test_sums.py has it agree with the digests one by one.
 """
 
 import sys

@@ -2,6 +2,8 @@
 
 import argparse
 import gc
+import random
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +13,13 @@ import msgspec
 
 from benches.common import etl, say
 from etl import numbers
-from etl.sources import FORMATS, cleaning, exactness, shapes, typed, utf8, vast
+from etl.sources import FORMATS, cleaning, exactness, shapes, turned, typed, utf8, vast
+from etl.store import sums
 from etl.transforms import cod, i12, nested
 
 _BYTES = 1 << 19
 _TIMES = 31
+_DIGEST_BYTES, _RUN = 16, 20
 _RECORDS = {"cod": 600, "i12": 6_000}
 
 
@@ -56,6 +60,9 @@ def _pairs(shape: str, source: Path) -> list[tuple[str, Callable[[], object], Ca
         array = b"[" + whole + b"]"
         return list(map(bytes, raws.decode(array))), records.decode(array)
 
+    decoded = records.decode(b"[" + whole + b"]")
+    fields = decoded[0].__struct_fields__
+    digests, runs = random.Random(1).randbytes(_DIGEST_BYTES * _RUN * len(texts)), [_RUN] * len(texts)
     kind, effects = _effects(shape, texts)
     names = kind.__struct_fields__
     taker = typed.Taker(record, layout.separator, layout.lead)
@@ -69,12 +76,27 @@ def _pairs(shape: str, source: Path) -> list[tuple[str, Callable[[], object], Ca
         ),
         ("vast numbers", lambda: numbers.may_be_huge(whole), lambda: vast.may_hold(whole), end),
         (
+            "records turned",
+            lambda: {name: turned.one(decoded, name) for name in fields},
+            lambda: turned.turned(decoded),
+            end,
+        ),
+        ("sums of digests, runs of 20", lambda: _sums(digests), lambda: list(sums.of_runs(digests, runs)), end),
+        (
             "fields of effects",
             lambda: [[getattr(effect, name) for effect in effects] for name in names],
             lambda: list(nested.fields_of(kind, effects)),
             end,
         ),
     ]
+
+
+def _sums(digests: bytes) -> list[int]:
+    """Return the sum of the digests of each run, by their halves."""
+    halves = struct.unpack(f">{len(digests) // 8}Q", digests)
+    high, low = halves[::2], halves[1::2]
+    starts = range(0, len(high), _RUN)
+    return [((sum(high[n : n + _RUN]) << 64) + sum(low[n : n + _RUN])) % (1 << 128) for n in starts]
 
 
 def _effects(shape: str, texts: list[bytes]) -> tuple[type[msgspec.Struct], list[Any]]:
