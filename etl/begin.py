@@ -141,6 +141,7 @@ def _begin(run: Run) -> None:
         asked = keys.ask_register(connection, archetypes, powersets)
         numbered = connection.execute(db.query("next_build"))
         archetype_ids, powerset_ids = keys.registered(asked)
+        run.powerset_ids = powerset_ids
         run.build, run.epoch = int(numbered.fetchall()[0][0]), 0  # etl.build.epoch begins there
         if below is None:
             run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids)

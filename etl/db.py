@@ -148,6 +148,8 @@ def each_at_once(connection: Connection, statements: Iterable[Statement]) -> Non
 @contextmanager
 def _sent_ahead(connection: Connection) -> Iterator[None]:
     """Send statements without waiting for answers; a transaction that a failure leaves open is rolled back."""
+    if connection.closed:
+        raise psycopg.OperationalError("the connection is closed")
     if connection.info.transaction_status != TransactionStatus.IDLE:
         raise psycopg.ProgrammingError("inside another transaction, which it would commit")
     try:

@@ -4,12 +4,13 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from etl import begin, ddl, keys, limits, outcome, parallel, receipts, retry, sizing, tables, work
+from etl import begin, db, ddl, keys, limits, outcome, parallel, receipts, retry, sizing, tables, work
 from etl.config import MIB
 from etl.errors import EtlError, StoreError, TooManyRejects, Transient
 from etl.model import Event
-from etl.plan import CheckTask, Leaf, LeafResult, LeafTask, RegisterTask
+from etl.plan import CheckTask, Leaf, LeafResult, LeafTask, RegisterTask, shares
 from etl.run import Run, each, is_loaded, stop_here
 
 _log = logging.getLogger(__name__)
@@ -63,12 +64,12 @@ def _check_parts(run: Run, leaves: Sequence[Leaf]) -> None:
     """Prove the parts that leaves are read from: a flipped bit can pass for data (3 of 6 did)."""
     todo = {name for leaf in leaves for name in leaf.powersets}
     named = {ref.part for p in run.manifest.partitions if p.powerset in todo for ref in p.batches}
+    found = [part for part in run.manifest.parts if part.name in named]
     tasks = [
-        CheckTask(store=run.options.store, split_id=run.manifest.split_id, part=part)
-        for part in run.manifest.parts
-        if part.name in named
+        CheckTask(store=run.options.store, split_id=run.manifest.split_id, parts=share)
+        for share in shares(found, run.pool.workers)
     ]
-    each(run, work.check_part, tasks)
+    each(run, work.check_parts, tasks)
 
 
 def _load_leaves(run: Run) -> None:
@@ -84,8 +85,12 @@ def _load_leaves(run: Run) -> None:
     lost: list[Exception] = []
     with run.connection.pipeline():
         refused = outcome.count_rejects(run.connection, run.build)
-        found = keys.powerset_ids(run.connection, [uid for leaf in todo for uid in leaf.powersets])
-    ids: dict[str, int] = dict(found.fetchall())
+        if not run.powerset_ids:
+            wanted = [uid for leaf in todo for uid in leaf.powersets]
+            found = keys.powerset_ids(run.connection, wanted)
+        attached = ddl.ask_partitions(run.connection, run.schema)
+    ids = run.powerset_ids or dict(found.fetchall())
+    partitions = attached.fetchall()
     rejected = run.manifest.rejects + refused.fetchall()[0][0]
     limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
     run.progress(_loading(run, ready, total, len(todo)))
@@ -108,6 +113,8 @@ def _load_leaves(run: Run) -> None:
         ready += task.leaf.rows
         run.loaded_now += 1
         _note_leaf(run, ended)
+        if not run.session.is_lost:
+            _attach(run, task, partitions)
         rejected += ended.rejects
         limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
         run.progress(replace(_loading(run, ready, total, len(todo) - number), message=ended.leaf))
@@ -117,6 +124,12 @@ def _load_leaves(run: Run) -> None:
     if run.failed:
         raise _failed(run.failed)
     run.done = receipts.read(run.connection, run.build)
+
+
+def _attach(run: Run, task: LeafTask, partitions: Sequence[tuple[Any, ...]]) -> None:
+    """Attach the tables of a leaf that is loaded, while others are; ``finish`` attaches those of earlier runs."""
+    names = [name for name, _ in task.tables if tables.spec(name).partitioned]
+    db.each_at_once(run.connection, list(ddl.attachments(partitions, run.schema, names, [task.leaf])))
 
 
 def _in_order(leaves: Sequence[Leaf], threads: int) -> list[Leaf]:

@@ -27,7 +27,7 @@ def finish(
     gather: Callable[[Sequence[str], Callable[[], None]], None],
     ask: Callable[[], None] = lambda: None,
 ) -> dict[str, int]:
-    """Attach; then build the views, link and prove the counts in one transaction.
+    """Attach the leaves that are not yet; then build the views, link and prove the counts in one transaction.
 
     ``extensions`` are those that the views' indexes need, as ``ddl.extension_homes`` has them.
 
@@ -52,7 +52,8 @@ def finish(
     homes = ddl.found_homes(asked_homes, schema)
     own = [name for name in wanted if homes[name] == schema]
     partitioned = [name for name in own if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
-    db.each_at_once(connection, list(ddl.attachments(partitions, schema, partitioned, leaves)))
+    if missing := list(ddl.attachments(partitions, schema, partitioned, leaves)):
+        db.each_at_once(connection, missing)
 
     def views() -> None:
         with connection.pipeline():

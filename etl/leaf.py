@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 _MOST_GUILTY = 100
 _LEAST_GUILTY = 10
 _MOST_REASON = 500
-# A table has some forty leaves: at a tenth of the server's detail they are sampled more than it would be as one.
-_DETAIL = 10
+# A table has some forty leaves: at a twentieth of the server's detail they are sampled twice as much as it would be as one.
+_DETAIL = 20
 
 
 def load_leaf(task: LeafTask) -> LeafResult:
@@ -147,6 +147,8 @@ def _records(
     wanted = [p for p in manifest.partitions if p.archetype == task.leaf.archetype and p.powerset in names]
     start = 0
     for batch in parts.read_runs(task.store, manifest, wanted):
+        if task.first_id is not None:
+            batch = enrol.placed(batch, start)
         first, last = max(0, span.start - start), min(batch.num_rows, span.stop - start)
         at_fault = {row: guilty[start + row] for row in range(first, last) if start + row in guilty} if guilty else {}
         start += batch.num_rows
@@ -253,9 +255,12 @@ def _copy_all(
     if task.indexes == "before":
         _make(connection, task, creations, clock)
         creations = []
+    ids = context.power_ids
+    if isinstance(ids, enrol.Numbered):
+        batches = map(ids.put_into, batches)
     if task.renews:
         # What was once set aside stays so until another load.
-        batches = (named(batch, context.power_ids) for batch in batches)
+        batches = (named(batch, ids) for batch in batches)
     for batch in batches:
         clock.lap("read")
         built, refused = tables.build(manifest.format, batch, context, list(relations))
@@ -263,10 +268,10 @@ def _copy_all(
         limits.check(len(rejects), task.most_rejects)
         clock.lap("transform")
         rows = [_rows(task, name, relations[name], built[name]) for name in relations]
-        if task.first_id is not None:
+        if isinstance(ids, enrol.Numbered):
             rows.append(enrol.places(task, built["powers"]))
             if enrol.TABLE not in totals:
-                rows.append(enrol.names(task, context.power_ids))
+                rows.append(enrol.names(task, ids))
         wanted = [one for one in rows if one.batch.num_rows]  # a COPY of nothing would wait for its answer
         for one, done in zip(wanted, chained.copy_each(connection, creations, wanted, clock), strict=True):
             before = totals.get(one.name, (0, 0))
@@ -275,8 +280,8 @@ def _copy_all(
     clock.lap("read")
     if creations:  # there was nothing to copy
         _make(connection, task, creations, clock)
-    if task.first_id is not None and enrol.TABLE not in totals:  # all is set aside, but has its ids
-        names = [enrol.names(task, context.power_ids)]
+    if isinstance(ids, enrol.Numbered) and enrol.TABLE not in totals:  # all is set aside, but has its ids
+        names = [enrol.names(task, ids)]
         totals[enrol.TABLE] = chained.copy_each(connection, [], names, clock)[0]
     return enrol.accounted(totals)
 

@@ -128,9 +128,15 @@ class Manifest:
     range_ordinals: Mapping[str, int] = field(default_factory=dict)
 
 
+POWER_ID = "power_id"
+"""The column of a record batch on its way to a transform in which the records' ids are, where they are known by then."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeafContext:
     """What a transform needs besides the records: the ids of what is in them.
+
+    ``power_ids`` are by uid; records that have theirs with them are not looked up.
 
     ``power_order`` is the position of a power in its set's own list, where the source has such lists. ``resolve``
     returns the ids of those of the given power uids that exist in this build.

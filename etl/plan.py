@@ -101,12 +101,24 @@ class EnrolTask(msgspec.Struct, frozen=True, kw_only=True):
     resolves: bool
 
 
+# A part by itself is often proven sooner than a task has been given to a worker; a run that is to stop waits for a share.
+_SHARES = 2
+_SHARE_BYTES = 256 << 20
+
+
 class CheckTask(msgspec.Struct, frozen=True, kw_only=True):
-    """One part of a split, to be proven before it is read, and after."""
+    """Some parts of a split, to be proven before they are read, and after."""
 
     store: str
     split_id: str
-    part: Part
+    parts: tuple[Part, ...]
+
+
+def shares(parts: Sequence[Part], workers: int) -> list[tuple[Part, ...]]:
+    """Return the parts in shares of a like size, so many for each of the workers that all end at about the same time."""
+    biggest_first = sorted(parts, key=lambda part: -part.bytes)
+    number = max(_SHARES * workers, sum(part.bytes for part in parts) // _SHARE_BYTES)
+    return [found for first in range(number) if (found := tuple(biggest_first[first::number]))]
 
 
 class IndexTask(msgspec.Struct, frozen=True, kw_only=True):

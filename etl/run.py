@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Run(msgspec.Struct, kw_only=True):
-    """What the steps of one load share."""
+    """What the steps of one load share. ``powerset_ids`` are all of the split's, by uid, where this run began the build."""
 
     options: config.LoadOptions
     manifest: Manifest
@@ -36,6 +36,7 @@ class Run(msgspec.Struct, kw_only=True):
     epoch: int = 0
     schema: str = ""
     number: int = 0
+    powerset_ids: dict[str, int] = msgspec.field(default_factory=dict)
     leaves: list[Leaf] = msgspec.field(default_factory=list)
     wanted: tuple[str, ...] = ()
     below: renewal.Renewal | None = None

@@ -42,7 +42,7 @@ from etl import (
 )
 from etl.errors import Busy, Interrupted, SchemaError, UsageError
 from etl.model import Event, Manifest, Progress
-from etl.plan import KINDS, CheckTask, Difference, DiffTask, Leaf, NamesTask, StageTask
+from etl.plan import KINDS, CheckTask, Difference, DiffTask, Leaf, NamesTask, StageTask, shares
 from etl.scope import Scope, other_ddl
 from etl.store import entities
 from etl.store import manifest as manifests
@@ -459,9 +459,10 @@ class _Update:
             StoreError: a part is not what was written; nothing has changed for readers.
         """
         where = {"store": self._options.store, "split_id": self._manifest.split_id}
-        tasks = [CheckTask(part=part, **where) for part in self._manifest.parts]
-        pool = self._pool if sum(task.part.bytes for task in tasks) > _TASK_BYTES else self._here()
-        for _ in parallel.collect(pool, work.check_part, tasks, self._stop):
+        found = self._manifest.parts
+        pool = self._pool if sum(part.bytes for part in found) > _TASK_BYTES else self._here()
+        tasks = [CheckTask(parts=share, **where) for share in shares(found, pool.workers)]
+        for _ in parallel.collect(pool, work.check_parts, tasks, self._stop):
             pass
 
     def _judge_rejects(self) -> None:

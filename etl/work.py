@@ -1,5 +1,6 @@
 """What is sent to workers: one function per kind of task. Nothing heavy is imported before a task arrives."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etl.plan import (
@@ -25,7 +26,7 @@ LOAD_MODULES = ("polars", "etl.transforms.assemble", "etl.leaf")
 """What a worker that loads leaves imports before its first task."""
 
 # What a partitioned table is planned by has a third of the server's detail (ddl.WHOLE); its leaves, which ANALYZE looks at as
-# well, a tenth like their other columns.
+# well, a tenth, twice that of their other columns.
 _LEAF = 10
 
 
@@ -44,11 +45,12 @@ def load_leaf(task: LeafTask) -> LeafResult:
     return leaf.load_leaf(task)
 
 
-def check_part(task: CheckTask) -> None:
-    """Prove that a part is what was committed; raises StoreError."""
+def check_parts(task: CheckTask) -> None:
+    """Prove that parts are what was committed; raises StoreError."""
     from etl.store import manifest
 
-    manifest.check_part(task.store, task.split_id, task.part)
+    for part in task.parts:
+        manifest.check_part(task.store, task.split_id, part)
 
 
 def register(task: RegisterTask) -> "Receipt":
@@ -112,11 +114,15 @@ def index_table(task: IndexTask) -> str:
     return task.table
 
 
-def round_off(task: "StatisticsTask | IndexTask | EnrolTask") -> object:
-    """Do what a build whose leaves are attached still wants: the registry, indexes, or statistics of a table."""
-    if isinstance(task, EnrolTask):
-        return enrol(task)
-    return index_table(task) if isinstance(task, IndexTask) else gather_statistics(task)
+def round_off(tasks: "Sequence[StatisticsTask | IndexTask | EnrolTask]") -> None:
+    """Do what a build whose leaves are attached still wants, in order: the registry, indexes, statistics of a table."""
+    for task in tasks:
+        if isinstance(task, EnrolTask):
+            enrol(task)
+        elif isinstance(task, IndexTask):
+            index_table(task)
+        else:
+            gather_statistics(task)
 
 
 def gather_statistics(task: StatisticsTask) -> str:

@@ -28,8 +28,11 @@ MOST_THREADS = 4
 class _Call:
     """A task on its way: what is called, and who waits for it."""
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], *, in_turn: bool = False
+    ) -> None:
         self.asked = function, arguments, named
+        self.in_turn = in_turn
         self.future: Future[Any] = Future()
 
 
@@ -47,8 +50,13 @@ class Workers(Executor):
         context: SpawnContext,
         initializer: Callable[..., None],
         arguments: tuple[Any, ...],
+        turns: int,
     ) -> None:
-        """Start the processes, each of which calls the initializer first, and does so many tasks at once."""
+        """Start the processes, each of which calls the initializer first, and does so many tasks at once.
+
+        Of the calls that are submitted to be done in turn, only so many are at once as there are ``turns``.
+        """
+        self._turns = threading.Semaphore(turns)
         self._waiting: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._feeders: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -88,7 +96,13 @@ class Workers(Executor):
         Raises:
             BrokenProcessPool: a process has died.
         """
-        call = _Call(fn, args, kwargs)
+        return self._put(_Call(fn, args, kwargs))
+
+    def submit_in_turn(self, fn: Callable[..., R], /, *args: Any) -> "Future[R]":
+        """Do what ``submit`` does, for a call that waits for its turn."""
+        return self._put(_Call(fn, args, {}, in_turn=True))
+
+    def _put(self, call: _Call) -> "Future[Any]":
         with self._lock:
             if self._is_broken:
                 raise BrokenProcessPool("a worker process died")
@@ -123,7 +137,8 @@ class Workers(Executor):
                 if not call.future.set_running_or_notify_cancel():
                     continue
                 try:
-                    _answer(way, call)
+                    with self._turns if call.in_turn else contextlib.nullcontext():
+                        _answer(way, call)
                 except BaseException as error:  # noqa: BLE001  # nobody else would tell who waits for it
                     self._break(call, error)
                     return

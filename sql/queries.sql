@@ -254,11 +254,13 @@ where e.uid = p.required_uid
   and p.required_power_id is null;
 
 -- name: take_keys_away
--- From the empty registry, for the rest of the transaction; nobody is waited for.
+-- From the empty registry, for the rest of the transaction; nobody is waited for. Rows in its new file make no WAL where
+-- wal_level is minimal.
 lock table etl.power_key in access exclusive mode nowait;
 alter table etl.power_key
 drop constraint power_key_pkey,
 drop constraint power_key_uid_key;
+truncate etl.power_key;
 
 -- name: give_keys_back
 alter table etl.power_key
@@ -747,17 +749,17 @@ from etl.power_key k;
 analyze {relation};
 
 -- name: sample_lightly
--- To the end of the transaction: statistics of a part of the server's detail, but of no less than 10. A partitioned table
+-- To the end of the transaction: statistics of a part of the server's detail, but of no less than 5. A partitioned table
 -- has them for each leaf, and ANALYZE samples as many rows of a small table as of a big one.
 select set_config(
     'default_statistics_target',
-    greatest(10, current_setting('default_statistics_target')::int / %(part)s::int)::text,
+    greatest(5, current_setting('default_statistics_target')::int / %(part)s::int)::text,
     true
 );
 
 -- name: part_of_detail
 -- What sample_lightly would set.
-select greatest(10, current_setting('default_statistics_target')::int / %(part)s::int);
+select greatest(5, current_setting('default_statistics_target')::int / %(part)s::int);
 
 -- name: change_detail
 -- The detail of a partitioned table's own statistics, and not of its partitions'; -1 is the default again.

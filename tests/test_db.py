@@ -68,6 +68,15 @@ def test_each_at_once_is_a_transaction_of_its_own(connection: db.Connection) -> 
     assert numbers(connection) == [1, 2]
 
 
+def test_a_closed_connection_is_told_as_lost(connection: db.Connection) -> None:
+    """It is worth another try, on another connection."""
+    connection.close()
+    with pytest.raises(psycopg.OperationalError, match="closed") as raised:
+        db.each_at_once(connection, [insert(1)])
+
+    assert db.is_transient(raised.value)
+
+
 def test_another_transaction_is_not_committed_by_the_way(connection: db.Connection) -> None:
     """It would be, silently: PostgreSQL only warns of a BEGIN inside a transaction."""
     with connection.transaction(force_rollback=True):

@@ -36,6 +36,17 @@ def registry(dsn: str) -> list[tuple[int, str]]:
         return connection.execute("select id, uid from etl.power_key order by id").fetchall()
 
 
+def leaves(dsn: str) -> tuple[int, int]:
+    """How many leaves of table powers have a receipt, and how many tables of leaves are attached."""
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute(
+            "select (select count(*) from etl.receipt where table_name = 'powers'), (select count(*) from pg_inherits i"
+            " join pg_class c on c.oid = i.inhrelid where c.relkind = 'r' and c.relname like 'powers\\_%')"
+        ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
 def test_enrolled_powers_have_the_ids_that_registration_gives(store: str, dsn: str, empty_dsn: str) -> None:
     """A database whose names were registered before any power was loaded is the slow twin: registry and tables agree."""
     loaded = coordinator.load(options(store, dsn))
@@ -102,11 +113,12 @@ def test_a_load_that_was_stopped_gives_the_same_ids(store: str, dsn: str, empty_
         coordinator.load(
             options(store, dsn), seen.append, stop=lambda: sum(event.phase == "load" for event in seen) > 5
         )
-    stopped = registry(dsn)
+    stopped, (loaded, attached) = registry(dsn), leaves(dsn)
     again = coordinator.load(options(store, dsn))
     coordinator.load(options(store, empty_dsn))
 
     assert stopped == []
+    assert 0 < attached <= loaded, "leaves are attached as they are loaded"
     assert again.leaves_kept > 0
     assert registry(dsn) == registry(empty_dsn)
     assert checksums(dsn) == checksums(empty_dsn)

@@ -5,8 +5,8 @@ from itertools import groupby
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.model import Partition
-from etl.plan import TARGET_LEAVES, Leaf, cut_leaves
+from etl.model import Part, Partition
+from etl.plan import TARGET_LEAVES, Leaf, cut_leaves, shares
 
 
 def partition(archetype: str, number: int, size: int) -> Partition:
@@ -80,3 +80,15 @@ def test_the_cut_does_not_depend_on_the_order_of_partitions() -> None:
     partitions, powersets, leaves = cut(drawn)
 
     assert cut_leaves(partitions[::-1], {"a": 1, "b": 2}, powersets) == leaves
+
+
+@given(st.lists(st.integers(1, 10**9), max_size=60), st.integers(1, 9))
+def test_every_part_is_in_one_share_and_no_share_is_empty(sizes: list[int], workers: int) -> None:
+    """Where there are parts enough every worker has its shares, and the biggest parts are in different ones."""
+    parts = [Part(name=str(number), bytes=size, xxh3="") for number, size in enumerate(sizes)]
+    found = shares(parts, workers)
+
+    assert sorted(part.name for share in found for part in share) == sorted(part.name for part in parts)
+    assert all(found)
+    assert len(found) >= min(len(parts), 2 * workers)
+    assert [share[0].bytes for share in found] == sorted(sizes, reverse=True)[: len(found)]

@@ -79,11 +79,32 @@ def linger(folder: str) -> None:
 @pytest.fixture
 def workers() -> Iterator[Workers]:
     """Two processes."""
-    made = Workers(2, 1, get_context("spawn"), nothing, ())
+    made = Workers(2, 1, get_context("spawn"), nothing, (), 1)
     yield made
     for process in made.processes:
         process.kill()
     made.shutdown(cancel_futures=True)
+
+
+def pass_by(folder: str, number: int) -> bool:
+    """Return whether nobody else was inside meanwhile."""
+    inside = Path(folder, "inside")
+    try:
+        inside.mkdir()
+    except FileExistsError:
+        return False
+    time.sleep(0.2)
+    inside.rmdir()
+    return True
+
+
+def test_calls_in_turn_are_done_one_by_one_and_hold_up_no_others(workers: Workers, tmp_path: Path) -> None:
+    """As many at once as there are turns: one. Another call goes on beside them."""
+    in_turn = [workers.submit_in_turn(pass_by, str(tmp_path), number).result for number in range(4)]
+
+    assert all(result() for result in in_turn)
+    beside = workers.submit_in_turn(meet, str(tmp_path), 0, 2), workers.submit(meet, str(tmp_path), 1, 2)
+    assert {one.result() for one in beside} == {process.pid for process in workers.processes}
 
 
 @pytest.mark.parametrize("threads", [1, MOST_THREADS])
@@ -118,7 +139,7 @@ def test_an_exception_tells_where_it_was_raised(workers: Workers) -> None:
 
 def test_a_process_that_dies_takes_what_it_was_doing_with_it(tmp_path: Path) -> None:
     """Of all its threads, and what waits; nothing more is taken then."""
-    made = Workers(1, 1, get_context("spawn"), nothing, ())
+    made = Workers(1, 1, get_context("spawn"), nothing, (), 1)
     made.widen(2)
     pair = [made.submit(die, str(tmp_path)), made.submit(linger, str(tmp_path))]
     waiting: Future[tuple[int, int]] = made.submit(where)
@@ -155,12 +176,12 @@ def test_a_result_is_not_kept(workers: Workers) -> None:
     assert gone() is None
 
 
-@pytest.mark.parametrize("how", ["Workers(2, 2, get_context('spawn'), print, ())", "1 / 0"])
+@pytest.mark.parametrize("how", ["Workers(2, 2, get_context('spawn'), print, (), 1)", "1 / 0"])
 def test_nobody_waits_at_the_end_for_workers_that_were_not_told_to(how: str) -> None:
     """A process that ends takes its workers with it, however it comes to its end."""
     program = (
         "from multiprocessing import get_context\nfrom etl.workers import Workers\n"
-        f"if __name__ == '__main__':\n    made = Workers(2, 1, get_context('spawn'), print, ())\n    {how}"
+        f"if __name__ == '__main__':\n    made = Workers(2, 1, get_context('spawn'), print, (), 1)\n    {how}"
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=30, check=False)
 
@@ -174,10 +195,10 @@ def test_named_arguments_go_along(workers: Workers) -> None:
 
 def test_the_end_waits_for_what_was_submitted(tmp_path: Path) -> None:
     """Unless it is called off."""
-    made = Workers(1, 1, get_context("spawn"), nothing, ())
+    made = Workers(1, 1, get_context("spawn"), nothing, (), 1)
     futures = [made.submit(time.sleep, 0.05) for _ in range(4)]
     made.shutdown()
-    again = Workers(1, 1, get_context("spawn"), nothing, ())
+    again = Workers(1, 1, get_context("spawn"), nothing, (), 1)
     first, *others = [again.submit(time.sleep, 0.2) for _ in range(4)]
     while not first.running():
         time.sleep(0.005)

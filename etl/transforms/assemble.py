@@ -71,15 +71,18 @@ def _without_collector() -> Iterator[None]:
 
 def _keys(parsed: Parsed, context: model.LeafContext) -> pl.DataFrame:
     """One row per record: power_id, powerset_id, archetype_id."""
-    names = parsed.records
-    ids = (
-        ("power_id", context.power_ids, "uid", pl.Int64),
-        ("powerset_id", context.powerset_ids, "powerset", pl.Int32),
-        ("archetype_id", context.archetype_ids, "archetype", pl.Int32),
-    )
-    return pl.DataFrame(
-        [_series(name, map(known.__getitem__, names.get_column(uid).to_list()), kind) for name, known, uid, kind in ids]
-    )
+    records = parsed.records
+    if model.POWER_ID in records.columns:
+        ids = records.get_column(model.POWER_ID)
+    else:
+        ids = _looked_up(records, "uid", context.power_ids, pl.Int64)
+    sets = _looked_up(records, "powerset", context.powerset_ids, pl.Int32)
+    archetypes = _looked_up(records, "archetype", context.archetype_ids, pl.Int32)
+    return pl.DataFrame({"power_id": ids, "powerset_id": sets, "archetype_id": archetypes})
+
+
+def _looked_up(records: pl.DataFrame, column: str, known: Mapping[str, int], kind: Any) -> pl.Series:
+    return _series(column, map(known.__getitem__, records.get_column(column).to_list()), kind)
 
 
 def _powers(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContext) -> _Columns:
@@ -96,8 +99,7 @@ def _powers(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContext) -> _
         "source_hash": parsed.records.get_column("digest"),
     }
     if "display_order" not in powers.columns:
-        uids = parsed.records.get_column("uid").to_list()
-        derived["display_order"] = _series("display_order", (context.power_order.get(uid, 0) for uid in uids), pl.Int32)
+        derived["display_order"] = _order(parsed, context.power_order)
     if "ai_report" not in powers.columns:
         derived["ai_report"] = pl.Series("ai_report", [None], dtype=pl.String).new_from_index(0, powers.height)
     if "damage_scale" in powers.columns:
@@ -105,6 +107,14 @@ def _powers(parsed: Parsed, keys: pl.DataFrame, context: model.LeafContext) -> _
         if own.null_count() < len(own):
             derived["damage_scale"] = own.zip_with(own.is_not_null(), derived["damage_scale"])
     return {**{name: powers.get_column(name) for name in powers.columns}, **derived}
+
+
+def _order(parsed: Parsed, order: Mapping[str, int]) -> pl.Series:
+    """Return each power's position in its set's own list, 0 where there is none."""
+    uids = parsed.records.get_column("uid")
+    if not order:
+        return pl.Series("display_order", [0], dtype=pl.Int32).new_from_index(0, len(uids))
+    return _series("display_order", (order.get(uid, 0) for uid in uids.to_list()), pl.Int32)
 
 
 def _given(parsed: Parsed) -> dict[str, pa.Array]:
