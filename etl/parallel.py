@@ -230,9 +230,7 @@ class Pool:
     def warm(self, *modules: str, workers: int | None = None, function: Callable[[], None] | None = None) -> None:
         """Let workers, all unless told, start and import what their tasks need, while the caller goes on.
 
-        One core is left to the caller, whom they will wait for: the others import one after another where there are more
-        of them. Of two workers on two cores both are ready a tenth of a second sooner than their first task then, and that
-        comes a tenth of a second sooner.
+        One core is left to the caller, for whose plan they will wait: on two cores two workers import one after the other.
 
         They call the ``function`` then, once for each of their threads, mostly in each of them; nobody waits for that.
         """
