@@ -35,7 +35,7 @@ def ask(run: Run) -> Asked:
 
 def plan(run: Run, asked: Asked) -> None:
     """Find the build to go on with, or begin one; from here on, older workers of it are gone."""
-    run.build, run.leaves = 0, []
+    run.build, run.leaves, run.powerset_ids = 0, [], {}
     run.extensions = ddl.found_extensions(run.connection, asked.extensions)
     for build, split_id, names, versions, cut in asked.unfinished.fetchall():
         current = versions == renewal.versions(run.wanted) and tuple(names) == run.wanted
@@ -141,7 +141,6 @@ def _begin(run: Run) -> None:
         asked = keys.ask_register(connection, archetypes, powersets)
         numbered = connection.execute(db.query("next_build"))
         archetype_ids, powerset_ids = keys.registered(asked)
-        run.powerset_ids = powerset_ids
         run.build, run.epoch = int(numbered.fetchall()[0][0]), 0  # etl.build.epoch begins there
         if below is None:
             run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids)
@@ -182,3 +181,4 @@ def _begin(run: Run) -> None:
                 bytes=0,
             )
             receipts.record(connection, run.build, receipt)
+    run.powerset_ids = powerset_ids

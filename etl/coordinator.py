@@ -91,7 +91,9 @@ def load(
             line.lock(opened.lock)
             if (several := sizing.threads(options, line.round_trip_s, free)) > 1:
                 pool.widen(several)
-                pool.warm(*work.LOAD_MODULES, function=work.connect)
+                if not pool.is_started:
+                    pool.warm(*work.LOAD_MODULES)
+                pool.warm(function=work.connect)
             run = Run(
                 options=options,
                 manifest=manifest,
@@ -269,7 +271,8 @@ def _live(run: Run, row: tuple[Any, ...] | None) -> LoadResult | None:
 def _round_off(run: Run, names: Sequence[str], meanwhile: Callable[[], None]) -> None:
     """Have workers register what the leaves enrolled, index plain tables and analyze those of ``names``; see ``finish``.
 
-    ``meanwhile`` is called while they do. What enrolment changes is indexed last: until it is done, that would wait.
+    ``meanwhile`` is called while they do. Enrolment and the statistics of powers go one after the other. What enrolment
+    changes is indexed last: until it is done, that would wait.
     """
     tasks: list[tuple[StatisticsTask | IndexTask | EnrolTask, ...]] = [(task,) for task in _indexes(run)]
     tasks.sort(key=lambda each: isinstance(each[0], IndexTask) and each[0].table == REFERENCES)

@@ -133,14 +133,18 @@ def at_once(connection: Connection) -> Iterator[None]:
         connection.execute("commit")
 
 
-def each_at_once(connection: Connection, statements: Iterable[Statement]) -> None:
+def each_at_once(
+    connection: Connection, statements: Iterable[Statement], *, lock_timeout_s: float | None = None
+) -> None:
     """Run each statement in a transaction of its own, all in one round trip; after one that fails none is run.
 
-    The connection is in autocommit mode.
+    The connection is in autocommit mode. With ``lock_timeout_s`` nobody's lock is waited for any longer.
     """
     with _sent_ahead(connection):
         for statement in statements:
             connection.execute("begin")
+            if lock_timeout_s is not None:
+                connection.execute(query("lock_timeout"), {"milliseconds": int(1000 * lock_timeout_s)})
             connection.execute(statement)
             connection.execute("commit")
 

@@ -33,8 +33,10 @@ _PLACES = {"id": "int8", "internal_name": "text", "archetype_id": "int4", "power
 # What says that the keys of the registry are to stay as they are.
 _NOT_OURS = (
     errors.DependentObjectsStillExist,
+    errors.FeatureNotSupported,
     errors.InsufficientPrivilege,
     errors.LockNotAvailable,
+    errors.RaiseException,
     errors.UndefinedObject,
 )
 

@@ -1,10 +1,13 @@
-"""Filling a build: names registered, leaves loaded, by workers; the parts proven before and after."""
+"""Filling a build: names registered, leaves loaded by workers, and attached; the parts proven before and after."""
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import psycopg
 
 from etl import begin, db, ddl, keys, limits, outcome, parallel, receipts, retry, sizing, tables, work
 from etl.config import MIB
@@ -17,6 +20,8 @@ _log = logging.getLogger(__name__)
 
 # From this share of the memory limit on, a run slows down.
 PRESSURE = 0.9
+# Nobody but a dump, say, looks at a leaf that was just loaded; workers wait for the coordinator meanwhile.
+_ATTACH_S = 0.2
 
 
 def fill(run: Run) -> None:
@@ -67,7 +72,7 @@ def _check_parts(run: Run, leaves: Sequence[Leaf]) -> None:
     found = [part for part in run.manifest.parts if part.name in named]
     tasks = [
         CheckTask(store=run.options.store, split_id=run.manifest.split_id, parts=share)
-        for share in shares(found, run.pool.workers)
+        for share in shares(found, run.pool.tasks)
     ]
     each(run, work.check_parts, tasks)
 
@@ -104,20 +109,20 @@ def _load_leaves(run: Run) -> None:
         stop=lambda: run.stop() or run.session.is_lost,
         throttle=lambda: _is_tight(run),
     )
-    for number, (task, ended) in enumerate(outcomes, 1):
-        if isinstance(ended, TooManyRejects):
-            raise ended
-        if isinstance(ended, Exception):
-            _note_failure(run, task.leaf.name, ended, lost)
-            continue
-        ready += task.leaf.rows
-        run.loaded_now += 1
-        _note_leaf(run, ended)
-        if not run.session.is_lost:
+    with contextlib.closing(outcomes):
+        for number, (task, ended) in enumerate(outcomes, 1):
+            if isinstance(ended, TooManyRejects):
+                raise ended
+            if isinstance(ended, Exception):
+                _note_failure(run, task.leaf.name, ended, lost)
+                continue
+            ready += task.leaf.rows
+            run.loaded_now += 1
+            _note_leaf(run, ended)
             _attach(run, task, partitions)
-        rejected += ended.rejects
-        limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
-        run.progress(replace(_loading(run, ready, total, len(todo) - number), message=ended.leaf))
+            rejected += ended.rejects
+            limits.check_all(run.options.max_rejects, rejected, run.manifest.records)
+            run.progress(replace(_loading(run, ready, total, len(todo) - number), message=ended.leaf))
     stop_here(run)
     if lost or run.session.is_lost:
         raise lost[0] if lost else Transient("the connection of the coordinator was lost")
@@ -127,9 +132,19 @@ def _load_leaves(run: Run) -> None:
 
 
 def _attach(run: Run, task: LeafTask, partitions: Sequence[tuple[Any, ...]]) -> None:
-    """Attach the tables of a leaf that is loaded, while others are; ``finish`` attaches those of earlier runs."""
+    """Attach the tables of a leaf that is loaded, while others are.
+
+    What cannot be attached at once is left to ``finish``, which has nothing else to wait for, and tells what is wrong; so are
+    the leaves of a build that another run began, whose parents may want indexes that this run's leaves do not have.
+    """
+    if run.epoch or run.session.is_lost:
+        return
     names = [name for name, _ in task.tables if tables.spec(name).partitioned]
-    db.each_at_once(run.connection, list(ddl.attachments(partitions, run.schema, names, [task.leaf])))
+    statements = list(ddl.attachments(partitions, run.schema, names, [task.leaf]))
+    try:
+        db.each_at_once(run.connection, statements, lock_timeout_s=_ATTACH_S)
+    except psycopg.Error as error:
+        _log.info("leaf %s is loaded, and attached later: %s", task.leaf.name, str(error).strip())
 
 
 def _in_order(leaves: Sequence[Leaf], threads: int) -> list[Leaf]:

@@ -1,4 +1,4 @@
-"""Finishing a build: leaves attached, keys and indexes, the view, and the proof that all rows are there."""
+"""Finishing a build: what is left to attach, keys and indexes, the view, and the proof that all rows are there."""
 
 from collections.abc import Callable, Mapping, Sequence
 

@@ -232,7 +232,7 @@ class Pool:
 
         One core is left to the caller, for whose plan they will wait: on two cores two workers import one after the other.
 
-        They call the ``function`` then, once for each of their threads, mostly in each of them; nobody waits for that.
+        They call the ``function`` then, once for each of their threads, mostly in each of them, and all at once.
         """
         if self._scheme != "inline":
             if self._executor is None:

@@ -101,9 +101,10 @@ class EnrolTask(msgspec.Struct, frozen=True, kw_only=True):
     resolves: bool
 
 
-# A part by itself is often proven sooner than a task has been given to a worker; a run that is to stop waits for a share.
-_SHARES = 2
-_SHARE_BYTES = 256 << 20
+# A part by itself is often proven sooner than a task has been given to a worker; a run that is to stop waits for the shares
+# that are in flight.
+_SHARES = 4
+_SHARE_BYTES = 64 << 20
 
 
 class CheckTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,10 +115,10 @@ class CheckTask(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...]
 
 
-def shares(parts: Sequence[Part], workers: int) -> list[tuple[Part, ...]]:
-    """Return the parts in shares of a like size, so many for each of the workers that all end at about the same time."""
+def shares(parts: Sequence[Part], tasks: int) -> list[tuple[Part, ...]]:
+    """Return the parts in shares of a like size, several for each of the ``tasks`` that are done at once."""
     biggest_first = sorted(parts, key=lambda part: -part.bytes)
-    number = max(_SHARES * workers, sum(part.bytes for part in parts) // _SHARE_BYTES)
+    number = max(_SHARES * tasks, sum(part.bytes for part in parts) // _SHARE_BYTES)
     return [found for first in range(number) if (found := tuple(biggest_first[first::number]))]
 
 

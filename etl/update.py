@@ -461,7 +461,7 @@ class _Update:
         where = {"store": self._options.store, "split_id": self._manifest.split_id}
         found = self._manifest.parts
         pool = self._pool if sum(part.bytes for part in found) > _TASK_BYTES else self._here()
-        tasks = [CheckTask(parts=share, **where) for share in shares(found, pool.workers)]
+        tasks = [CheckTask(parts=share, **where) for share in shares(found, pool.tasks)]
         for _ in parallel.collect(pool, work.check_parts, tasks, self._stop):
             pass
 

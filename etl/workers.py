@@ -99,7 +99,7 @@ class Workers(Executor):
         return self._put(_Call(fn, args, kwargs))
 
     def submit_in_turn(self, fn: Callable[..., R], /, *args: Any) -> "Future[R]":
-        """Do what ``submit`` does, for a call that waits for its turn."""
+        """Do what ``submit`` does, for a call that waits for its turn; if the workers are to end by then it is cancelled."""
         return self._put(_Call(fn, args, {}, in_turn=True))
 
     def _put(self, call: _Call) -> "Future[Any]":
@@ -134,10 +134,12 @@ class Workers(Executor):
         """Give one thread of a process one call after another, until there are no more or the process dies."""
         with way:
             while (call := self._waiting.get()) is not None:
-                if not call.future.set_running_or_notify_cancel():
-                    continue
                 try:
                     with self._turns if call.in_turn else contextlib.nullcontext():
+                        if call.in_turn and (self._is_over or self._is_broken):
+                            call.future.cancel()
+                        if not call.future.set_running_or_notify_cancel():
+                            continue
                         _answer(way, call)
                 except BaseException as error:  # noqa: BLE001  # nobody else would tell who waits for it
                     self._break(call, error)

@@ -20,6 +20,7 @@ from etl import config, coordinator, db, ddl, fill, generate, publish, session, 
 from etl.errors import DatabaseError, StoreError, UsageError
 from etl.model import Event
 from etl.plan import Leaf
+from etl.verify import verify
 
 RECORDS = 1_500
 
@@ -80,6 +81,27 @@ def test_a_load_publishes_every_record_once(store: str, servers: str) -> None:
             assert connection.execute(f"select count(*) from game.{name}").fetchone() == (RECORDS,)  # type: ignore[call-overload]
         logged = "select records_processed, records_imported, errors from game.import_logs"
         assert connection.execute(logged).fetchall() == [(RECORDS, RECORDS, 0)]
+
+
+def test_a_leaf_that_cannot_be_attached_at_once_is_attached_in_the_end(
+    store: str, dsn: str, empty_dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody analyzes a parent while leaves are loaded: nobody waits for him until all are there."""
+    with psycopg.connect(dsn) as somebody:
+
+        def hold(event: Event) -> None:
+            if event.phase == "load" and event.unit == "rows" and not event.done:
+                somebody.execute("lock table game_b1.powers in share update exclusive mode")
+            if event.phase == "check again":
+                somebody.rollback()
+
+        with caplog.at_level("INFO", logger="etl.fill"):
+            coordinator.load(options(store, dsn), hold)
+    coordinator.load(options(store, empty_dsn))
+
+    assert "attached later: canceling statement due to lock timeout" in caplog.text
+    assert checksums(dsn) == checksums(empty_dsn)
+    assert not verify(dsn).findings
 
 
 def test_bytes_on_the_wire_are_reported(store: str, dsn: str) -> None:

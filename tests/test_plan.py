@@ -90,5 +90,5 @@ def test_every_part_is_in_one_share_and_no_share_is_empty(sizes: list[int], work
 
     assert sorted(part.name for share in found for part in share) == sorted(part.name for part in parts)
     assert all(found)
-    assert len(found) >= min(len(parts), 2 * workers)
+    assert len(found) >= min(len(parts), 4 * workers)
     assert [share[0].bytes for share in found] == sorted(sizes, reverse=True)[: len(found)]
