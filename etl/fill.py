@@ -135,9 +135,10 @@ def _attach(run: Run, task: LeafTask, partitions: Sequence[tuple[Any, ...]]) -> 
     """Attach the tables of a leaf that is loaded, while others are.
 
     What cannot be attached at once is left to ``finish``, which has nothing else to wait for, and tells what is wrong; so are
-    the leaves of a build that another run began, whose parents may want indexes that this run's leaves do not have.
+    the leaves of a build that another run began, whose parents may want indexes that this run's leaves do not have, and all
+    where the server is far away: there each would be a wait for workers that have nothing to do, and together they are one.
     """
-    if run.epoch or run.session.is_lost:
+    if run.epoch or run.pool.threads > 1 or run.session.is_lost:
         return
     names = [name for name, _ in task.tables if tables.spec(name).partitioned]
     statements = list(ddl.attachments(partitions, run.schema, names, [task.leaf]))
