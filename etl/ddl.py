@@ -25,6 +25,8 @@ _SCALARS = ("int2", "int4", "int8", "float8", "bool", "text")
 
 WHOLE = 3
 """What is planned as a whole has statistics in this part of the server's detail: 9,900 rows by default, of each table."""
+LEAF = 20
+"""Leaves have theirs in this part of it, 1,500 rows of each: twenty of them as many as ANALYZE would take of one table."""
 
 Asked = Mapping[str, db.Cursor]
 """Questions that the server was asked together, by name; the answers may be read behind a pipeline."""

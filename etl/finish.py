@@ -2,9 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import psycopg
-from psycopg.pq import TransactionStatus
-
 from etl import db, ddl, tables
 from etl.errors import MismatchError
 from etl.plan import Leaf
@@ -27,13 +24,13 @@ def finish(
     gather: Callable[[Sequence[str], Callable[[], None]], None],
     ask: Callable[[], None] = lambda: None,
 ) -> dict[str, int]:
-    """Attach the leaves that are not yet; then build the views, link and prove the counts in one transaction.
+    """Attach the leaves that are not yet; then add the foreign keys, build the views, and prove the counts.
 
     ``extensions`` are those that the views' indexes need, as ``ddl.extension_homes`` has them.
 
     Meanwhile ``gather(tables, views)`` has plain tables indexed and the statistics of the partitioned tables gathered, in
-    other sessions, and calls ``views``, which begins the transaction. Links come after both: they take a lock that ANALYZE
-    would wait for.
+    other sessions, and calls ``views``. Foreign keys take a lock that ANALYZE waits for, so they are committed before the
+    views are built; these are committed while others are at work, since their files have to be on the disk by then.
 
     What ``ask`` asks of the same connection goes along with the last questions.
 
@@ -56,22 +53,24 @@ def finish(
         db.each_at_once(connection, missing)
 
     def views() -> None:
-        with connection.pipeline():
-            connection.execute("begin")
-            connection.execute(db.query("sample_lightly"), {"part": ddl.WHOLE})
-            for name, path in ddl.views():
-                if homes[name] == schema:
-                    ddl.create_view(connection, schema, name, path, extensions)
-
-    try:
-        gather(partitioned, views)
-        _prove_begun(connection)
-        with connection.pipeline():
+        with db.at_once(connection):
             linked = {name: db.identifier(homes[name], name) for name in ("archetypes", "powersets", "powers")}
             if homes["powersets"] == schema:
                 connection.execute(db.query("link_powersets", **linked))
             if homes["powers"] == schema:
                 connection.execute(db.query("link_powers", **linked))
+            connection.execute("commit")
+            connection.execute("begin")
+            connection.execute(db.query("sample_lightly"), {"part": ddl.WHOLE})
+            for name, path in ddl.views():
+                if homes[name] == schema:
+                    connection.execute(db.query("drop_view", relation=db.identifier(schema, name)))
+                    ddl.create_view(connection, schema, name, path, extensions)
+
+    gather(partitioned, views)
+    try:
+        with connection.pipeline():
+            connection.execute("begin")
             if "power_prerequisites" in own:
                 connection.execute(db.query("unresolve_missing", schema=db.identifier(schema)))
             asked = _ask_counts(connection, schema, wanted)
@@ -83,12 +82,6 @@ def finish(
         db.undo(connection)
         raise
     return rows
-
-
-def _prove_begun(connection: db.Connection) -> None:
-    """Raise where the transaction that the views begin is not there: what follows would be kept step by step."""
-    if connection.info.transaction_status != TransactionStatus.INTRANS:
-        raise psycopg.ProgrammingError("the views were not made")
 
 
 def counted(

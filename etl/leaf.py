@@ -25,8 +25,6 @@ _log = logging.getLogger(__name__)
 _MOST_GUILTY = 100
 _LEAST_GUILTY = 10
 _MOST_REASON = 500
-# A table has some forty leaves: at a twentieth of the server's detail they are sampled twice as much as it would be as one.
-_DETAIL = 20
 
 
 def load_leaf(task: LeafTask) -> LeafResult:
@@ -337,7 +335,7 @@ def _set_aside(connection: db.Connection, task: LeafTask, rejects: list[Reject],
 
 def _complete(connection: db.Connection, task: LeafTask) -> None:
     """Give the leaf's tables the indexes that their parents will want, and the statistics that these do not gather."""
-    connection.execute(db.query("sample_lightly"), {"part": _DETAIL})
+    connection.execute(db.query("sample_lightly"), {"part": ddl.LEAF})
     for name in _partitioned(task):
         if task.indexes != "before":
             _index(connection, task, name)

@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 LOAD_MODULES = ("polars", "etl.transforms.assemble", "etl.leaf")
 """What a worker that loads leaves imports before its first task."""
 
-# What a partitioned table is planned by has a third of the server's detail (ddl.WHOLE); its leaves, which ANALYZE looks at as
-# well, a tenth, twice that of their other columns.
-_LEAF = 10
-
 
 def connect() -> None:
     """Have a connection for the first task of this thread."""
@@ -135,7 +131,7 @@ def gather_statistics(task: StatisticsTask) -> str:
             name = f"etl analyze {task.table}"
             entry = receipts.enter(connection, task.build, task.epoch, "statistics", [task.table], name=name)
             asked = connection.execute(db.query("part_of_detail"), {"part": ddl.WHOLE})
-            connection.execute(db.query("sample_lightly"), {"part": _LEAF})
+            connection.execute(db.query("sample_lightly"), {"part": ddl.LEAF})
         entry.done()
         detail = asked.fetchall()[0][0]
         with connection.pipeline():

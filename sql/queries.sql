@@ -650,13 +650,15 @@ select pg_advisory_xact_lock(%(space)s + 2, 0);
 analyze {schema}.power_directory;
 
 -- name: link_powersets
--- Every powerset has its archetype.
+-- Every powerset has its archetype. A run that was stopped may have said so already.
 alter table {powersets}
+drop constraint if exists powersets_archetype_id_fkey,
 add constraint powersets_archetype_id_fkey foreign key (archetype_id) references {archetypes} (id);
 
 -- name: link_powers
--- Every power has its powerset.
+-- Every power has its powerset, as above.
 alter table {powers}
+drop constraint if exists powers_powerset_id_fkey,
 add constraint powers_powerset_id_fkey foreign key (powerset_id) references {powersets} (id);
 
 -- name: count_rows

@@ -1,20 +1,16 @@
 """Running contenders: processes that start together, their wall time and the peak of their memory."""
 
-import contextlib
 import dataclasses
 import os
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
-
-import psutil
 
 from benches.common import ROOT
+from etl import metrics
 
-_SAMPLE_S = 0.05
-_MOST_SHARE = 0.05  # of the time may go into looking: who has big processes would be slowed down by it
+_SAMPLE_S = 0.1
 
 
 class Failed(Exception):
@@ -58,14 +54,11 @@ def python(module: str, *arguments: str) -> list[str]:
 
 
 class _Sampler(threading.Thread):
-    """Adds up the proportional set size of process trees (RSS where the system has no PSS).
-
-    Twenty times a second, unless that takes too long: the kernel walks the page tables of each process.
-    """
+    """Adds up the memory of process trees, ten times a second."""
 
     def __init__(self, pids: list[int]) -> None:
         super().__init__(daemon=True)
-        self._pids = pids
+        self._trees = [metrics.Memory(pid) for pid in pids]
         self._ended = threading.Event()
         self.peak = 0
 
@@ -78,26 +71,7 @@ class _Sampler(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        while not self._ended.is_set():
-            begun = time.perf_counter()
-            self.peak = max(self.peak, sum(map(_tree_bytes, self._pids)))
-            self._ended.wait(max(_SAMPLE_S, (time.perf_counter() - begun) / _MOST_SHARE))
-
-
-def _tree_bytes(pid: int) -> int:
-    total = 0
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        for member in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error, OSError):
-                total += _bytes(member)
-    return total
-
-
-def _bytes(process: psutil.Process) -> int:
-    """One line of the kernel's own sum: psutil's would read every mapping, a hundred times slower."""
-    try:
-        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
-    except FileNotFoundError:
-        return process.memory_info().rss
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        while True:
+            self.peak = max(self.peak, sum(tree.used_bytes() for tree in self._trees))
+            if self._ended.wait(_SAMPLE_S):
+                return
