@@ -201,6 +201,27 @@ def test_a_failure_between_copy_and_commit_leaves_neither_rows_nor_receipt(store
         assert result.loaded == RECORDS
 
 
+def test_a_build_that_lacks_its_last_transaction_alone_is_gone_on_with(store: str, dsn: str, empty_dsn: str) -> None:
+    """Its foreign keys and views are there already; they are made once more, and are what they would have been."""
+    coordinator.load(options(store, empty_dsn))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "create function refuse() returns trigger language plpgsql as $$ begin"
+            " if new.finished_at is not null then raise exception 'not yet'; end if; return new; end $$"
+        )
+        connection.execute("create trigger refuse before update on etl.build for each row execute function refuse()")
+        with pytest.raises(DatabaseError, match="not yet"):
+            coordinator.load(options(store, dsn))
+        assert connection.execute("select count(*) from game_b1.power_build_summary").fetchone() == (RECORDS,)
+        assert connection.execute("select count(*) from etl.live").fetchone() == (0,)
+        connection.execute("drop trigger refuse on etl.build")
+    result = coordinator.load(options(store, dsn))
+
+    assert (result.build, result.leaves_loaded, result.loaded) == (1, 0, RECORDS)
+    assert checksums(dsn) == checksums(empty_dsn)
+    assert not verify(dsn).findings
+
+
 def test_a_part_that_changes_while_it_is_read_costs_the_build(store: str, dsn: str, tmp_path: Path) -> None:
     """What was proven before it was read may have passed for data since: nothing of it is kept, or published."""
     own = tmp_path / "store"
