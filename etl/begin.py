@@ -6,7 +6,7 @@ import logging
 import msgspec
 
 from etl import db, ddl, finish, keys, ledger, publish, receipts, renewal, storage, tables
-from etl.plan import Leaf, cut_leaves
+from etl.plan import Leaf, cut_leaves, target_of
 from etl.receipts import Receipt
 from etl.run import Run
 from etl.store import entities
@@ -143,7 +143,8 @@ def _begin(run: Run) -> None:
         archetype_ids, powerset_ids = keys.registered(asked)
         run.build, run.epoch = int(numbered.fetchall()[0][0]), 0  # etl.build.epoch begins there
         if below is None:
-            run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids)
+            target = target_of((p.bytes for p in manifest.partitions), run.pool.tasks)
+            run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids, target)
         else:
             run.leaves = _leaves_of(connection, below.base)
         connection.execute(

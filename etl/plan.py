@@ -10,9 +10,14 @@ import msgspec
 from etl.model import Part, Partition, Reject
 from etl.timings import Stint
 
-# Planning time of queries without a partition key grows with the leaves (`scripts/bench.py planning` prints it), so the
-# target keeps a split with all 30 archetype keys at about 40.
-TARGET_LEAVES = 20
+MOST_LEAVES = 20
+"""The target for the biggest splits, beside a leaf for each archetype: queries without the partition key take longer to plan
+with each leaf (`scripts/bench.py planning`)."""
+# However small a leaf is, the server makes some forty files for it, and as many catalog entries: four for each worker are
+# enough to share the work evenly.
+_FOR_EACH_WORKER = 4
+# So that a run which is killed has not much to do again.
+_LEAF_BYTES = 64 << 20
 
 
 REFERENCES = "power_prerequisites"
@@ -240,11 +245,19 @@ class LeafResult(msgspec.Struct, frozen=True, kw_only=True):
     stint: Stint | None = None
 
 
+def target_of(sizes: Iterable[int], workers: int) -> int:
+    """Return into how many leaves to cut partitions of these sizes in bytes.
+
+    Four for each worker, or as many as have 64 MiB of JSON each, 20 at most.
+    """
+    return min(MOST_LEAVES, max(_FOR_EACH_WORKER * workers, sum(sizes) // _LEAF_BYTES))
+
+
 def cut_leaves(
     partitions: Iterable[Partition],
     archetype_ids: Mapping[str, int],
     powerset_ids: Mapping[str, int],
-    target: int = TARGET_LEAVES,
+    target: int = MOST_LEAVES,
 ) -> list[Leaf]:
     """Cut each archetype's powersets, in order of id, into leaves of even size.
 

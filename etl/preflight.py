@@ -16,7 +16,7 @@ from psycopg.rows import namedtuple_row
 from etl import config, db, ddl, health, parallel, storage, tables
 from etl.errors import DatabaseError
 from etl.model import Manifest
-from etl.plan import TARGET_LEAVES
+from etl.plan import MOST_LEAVES
 
 _log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def _free(facts: SimpleNamespace) -> int:
 def locks_needed(manifest: Manifest | None) -> int:
     """Return how many locks one transaction may take: every leaf of each partitioned table with its indexes and TOAST."""
     archetypes = len({partition.archetype for partition in manifest.partitions}) if manifest else _ARCHETYPES
-    leaves = archetypes + TARGET_LEAVES
+    leaves = archetypes + MOST_LEAVES
     partitioned = [name for name in tables.LEAF_TABLES if tables.spec(name).partitioned]
     each = sum(3 + len(ddl.indexes(ddl.table_file(name))) for name in partitioned)
     return leaves * each + _LOCKS_ELSEWHERE

@@ -11,9 +11,10 @@ from places import database, in_database
 
 import etl
 from etl import config, coordinator, generate
-from etl.plan import TARGET_LEAVES
+from etl.plan import target_of
 
 RECORDS = 20_000
+WORKERS = 2
 
 pytestmark = pytest.mark.slow
 
@@ -47,10 +48,10 @@ def geometry(
 ) -> Iterator[Geometry]:
     """The source, loaded."""
     store = str(tmp_path_factory.mktemp("store"))
-    etl.split(source, store=store, executor="process://2")
+    etl.split(source, store=store, executor=f"process://{WORKERS}")
     with database(server_dsn, template=template_database) as name:
         dsn = in_database(server_dsn, name)
-        coordinator.load(config.LoadOptions(store=store, dsn=dsn, executor="process://2"))
+        coordinator.load(config.LoadOptions(store=store, dsn=dsn, executor=f"process://{WORKERS}"))
         with psycopg.connect(dsn) as connection:
             row = connection.execute("select plan from etl.build").fetchone()
         assert row
@@ -88,7 +89,7 @@ def test_there_are_at_most_64_leaves(geometry: Geometry, table: str) -> None:
 def test_no_leaf_passes_twice_the_budget_unless_it_is_one_powerset(geometry: Geometry) -> None:
     """By the bytes of the records' text."""
     sizes = [int(str(leaf["bytes"])) for leaf in geometry.leaves]
-    budget = sum(sizes) // TARGET_LEAVES
+    budget = sum(sizes) // target_of(sizes, WORKERS)
     big = [
         leaf["name"]
         for leaf, size in zip(geometry.leaves, sizes, strict=True)

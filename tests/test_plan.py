@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl.model import Part, Partition
-from etl.plan import TARGET_LEAVES, Leaf, cut_leaves, shares
+from etl.plan import MOST_LEAVES, Leaf, cut_leaves, shares, target_of
 
 
 def partition(archetype: str, number: int, size: int) -> Partition:
@@ -61,7 +61,7 @@ def test_the_leaves_of_an_archetype_are_open_at_both_ends_and_join_without_gaps(
 def test_no_leaf_passes_twice_the_budget_unless_it_is_one_powerset(drawn: list[tuple[str, int]]) -> None:
     """Leaves are even enough to share the work."""
     partitions, _, leaves = cut(drawn)
-    budget = max(1, sum(p.bytes for p in partitions) // TARGET_LEAVES)
+    budget = max(1, sum(p.bytes for p in partitions) // MOST_LEAVES)
 
     assert all(leaf.bytes <= 2 * budget or len(leaf.powersets) == 1 for leaf in leaves)
 
@@ -72,6 +72,15 @@ def test_thirty_archetypes_give_at_most_64_leaves() -> None:
     _, _, leaves = cut(drawn)
 
     assert 30 <= len(leaves) <= 64
+
+
+def test_few_workers_and_a_small_split_want_few_leaves() -> None:
+    """Each has its price; but many workers, and much to do again after a kill, want more of them."""
+    small, big = [10_000] * 7_597, [1_000_000] * 7_597
+
+    assert [target_of(small, workers) for workers in (1, 2, 4, 16)] == [4, 8, 16, MOST_LEAVES]
+    assert target_of(big, 1) == MOST_LEAVES
+    assert target_of([], 2) == 8
 
 
 def test_the_cut_does_not_depend_on_the_order_of_partitions() -> None:

@@ -3,9 +3,11 @@
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -87,10 +89,35 @@ def source_of(given: argparse.Namespace, folder: Path, shape: str, records: int)
 def create_database(dsn: str, name: str) -> str:
     """Make a database anew, beside the server's own, with the write-out of what was before behind it; return its DSN."""
     with psycopg.connect(dsn, autocommit=True) as connection:
+        files = _hold(connection, name)
         connection.execute(f"drop database if exists {name} with (force)")
+        for file in files:
+            os.truncate(file, 0)
         connection.execute(f"create database {name}")
         connection.execute("checkpoint")
     return dsn.replace("/etl?", f"/{name}?", 1)
+
+
+def _hold(connection: psycopg.Connection[Any], name: str) -> list[Path]:
+    """Give each file of a database a second name, which stays until the server's folder goes; return these names.
+
+    An ext4 without a journal gives nobody the inode of a file that was deleted in the last minute or more, and whenever a
+    file is made it looks at all of them again (recently_deleted in its ialloc.c). Loads that make hundreds of files would
+    pay for databases that were dropped before them, by up to a sixth of their time.
+    """
+    row = connection.execute(
+        "select current_setting('data_directory'), oid from pg_database where datname = %s", [name]
+    ).fetchone()
+    if row is None:
+        return []
+    folder = Path(row[0], "base", str(row[1]))
+    kept = Path(row[0]).parent / "kept" / folder.name
+    kept.mkdir(parents=True)
+    names = []
+    for file in folder.iterdir():
+        names.append(kept / file.name)
+        names[-1].hardlink_to(file)
+    return names
 
 
 def fresh(case: Case) -> str:
