@@ -650,16 +650,24 @@ select pg_advisory_xact_lock(%(space)s + 2, 0);
 analyze {schema}.power_directory;
 
 -- name: link_powersets
--- Every powerset has its archetype. A run that was stopped may have said so already.
-alter table {powersets}
-drop constraint if exists powersets_archetype_id_fkey,
-add constraint powersets_archetype_id_fkey foreign key (archetype_id) references {archetypes} (id);
+-- Every powerset has its archetype. A run that was stopped may have said so already; to drop it first would wait for readers.
+do $$
+begin
+    alter table {powersets}
+    add constraint powersets_archetype_id_fkey foreign key (archetype_id) references {archetypes} (id);
+exception when duplicate_object then null;
+end
+$$;
 
 -- name: link_powers
 -- Every power has its powerset, as above.
-alter table {powers}
-drop constraint if exists powers_powerset_id_fkey,
-add constraint powers_powerset_id_fkey foreign key (powerset_id) references {powersets} (id);
+do $$
+begin
+    alter table {powers}
+    add constraint powers_powerset_id_fkey foreign key (powerset_id) references {powersets} (id);
+exception when duplicate_object then null;
+end
+$$;
 
 -- name: count_rows
 select count(*) from {relation};
