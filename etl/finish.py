@@ -7,6 +7,9 @@ from etl.errors import MismatchError
 from etl.plan import Leaf
 from etl.receipts import Receipt
 
+_LINKS = (("powersets", "archetypes"), ("powers", "powersets"))
+"""Foreign keys: from which table, to which."""
+
 
 def plain_tables(wanted: Sequence[str]) -> list[str]:
     """Return those of the wanted tables that many leaves append to, and that are indexed when all rows are there."""
@@ -30,7 +33,8 @@ def finish(
 
     Meanwhile ``gather(tables, views)`` has plain tables indexed and the statistics of the partitioned tables gathered, in
     other sessions, and calls ``views``. Foreign keys take a lock that ANALYZE waits for, so they are committed before the
-    views are built; these are committed while others are at work, since their files have to be on the disk by then.
+    views are built; these are committed while others are at work, since their files have to be on the disk by then. What
+    a run that was stopped has committed is kept: a view comes with its indexes and statistics, after all leaves.
 
     What ``ask`` asks of the same connection goes along with the last questions.
 
@@ -46,31 +50,32 @@ def finish(
     with connection.pipeline():
         asked_homes = ddl.ask_homes(connection, schema, ddl.relations(tables.TABLES))
         partitions = ddl.ask_partitions(connection, schema)
+        asked_views = {name: _ask_whether_there(connection, schema, name) for name, _ in ddl.views()}
     homes = ddl.found_homes(asked_homes, schema)
     own = [name for name in wanted if homes[name] == schema]
     partitioned = [name for name in own if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
     if missing := list(ddl.attachments(partitions, schema, partitioned, leaves)):
         db.each_at_once(connection, missing)
+    links = [(name, other) for name, other in _LINKS if homes[name] == schema]
+    # Those into the published build, which a renewal stands on, hold it once they are committed.
+    inner = [(name, other) for name, other in links if homes[other] == schema]
+    there = {name for name, cursor in asked_views.items() if cursor.fetchone() == (True,)}
 
     def views() -> None:
         with db.at_once(connection):
-            linked = {name: db.identifier(homes[name], name) for name in ("archetypes", "powersets", "powers")}
-            if homes["powersets"] == schema:
-                connection.execute(db.query("link_powersets", **linked))
-            if homes["powers"] == schema:
-                connection.execute(db.query("link_powers", **linked))
+            _link(connection, homes, inner)
             connection.execute("commit")
             connection.execute("begin")
             connection.execute(db.query("sample_lightly"), {"part": ddl.WHOLE})
             for name, path in ddl.views():
-                if homes[name] == schema:
-                    connection.execute(db.query("drop_view", relation=db.identifier(schema, name)))
+                if homes[name] == schema and name not in there:
                     ddl.create_view(connection, schema, name, path, extensions)
 
     gather(partitioned, views)
     try:
         with connection.pipeline():
             connection.execute("begin")
+            _link(connection, homes, [link for link in links if link not in inner])
             if "power_prerequisites" in own:
                 connection.execute(db.query("unresolve_missing", schema=db.identifier(schema)))
             asked = _ask_counts(connection, schema, wanted)
@@ -82,6 +87,17 @@ def finish(
         db.undo(connection)
         raise
     return rows
+
+
+def _ask_whether_there(connection: db.Connection, schema: str, name: str) -> db.Cursor:
+    return connection.execute(db.query("relation_exists"), {"schema": schema, "name": name})
+
+
+def _link(connection: db.Connection, homes: Mapping[str, str], links: Sequence[tuple[str, str]]) -> None:
+    """Add the foreign keys from tables to others, unless they are there."""
+    for name, other in links:
+        places = {table: db.identifier(homes[table], table) for table in (name, other)}
+        connection.execute(db.query(f"link_{name}", **places))
 
 
 def counted(

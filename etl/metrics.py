@@ -8,8 +8,7 @@ from contextlib import suppress
 import psutil
 
 _INTERVAL_S = 0.2
-_MOST_SHARE = 0.01
-"""Of the time that may go into exact looks."""
+_EXACT_S = 1.0
 
 
 class Memory:
@@ -17,39 +16,33 @@ class Memory:
 
     PSS counts a shared page by halves in two processes, so the sum over processes is what the machine has less.
 
-    For that the kernel walks all page tables of a process, 2 to 3 ms for each of ours, in which that cannot map memory. What
-    a process has for itself is two numbers in its statm, and what grows; the rest is libraries, which hardly do. So most
-    looks take the rest as the last exact one found it, and do not see children that came since. Pages that a process
-    shares with one that it forked count twice until the next exact look; ours fork nothing.
+    For that the kernel walks all page tables of a process, some milliseconds for each of ours, in which that cannot map
+    memory; the resident set is a number that it has ready. So PSS is looked at once a second, and what has become resident
+    since is added in full: a little too much where processes share it. Children that came since are not seen.
     """
 
     def __init__(self, pid: int | None = None) -> None:
         self._root = psutil.Process(pid)
         self._known: list[psutil.Process] = []
-        self._shared = 0
+        self._shared = 0  # what the sum of what is resident counts too often, below 0
         self._begun = self._next = time.monotonic()
 
     def used_bytes(self) -> int:
         """Return what is used now; 0 where the process is gone."""
-        now = time.monotonic()
-        if now < self._next:
-            return sum(map(_private, self._known)) + self._shared
-        total = self._exact()
-        after = time.monotonic()
-        # Processes that have just begun are small, and soon grow: until a second has gone, looks are frequent.
-        self._next = after + min((after - now) / _MOST_SHARE, max(_INTERVAL_S, after - self._begun))
-        return total
+        if time.monotonic() >= self._next:
+            self._look()
+        return max(0, sum(map(_resident, self._known)) + self._shared)
 
-    def _exact(self) -> int:
-        self._known, total, private = [], 0, 0
+    def _look(self) -> None:
+        """Look at all processes, and at what they share."""
+        self._known, self._shared = [], 0
         with suppress(psutil.Error):
             self._known = [self._root, *self._root.children(recursive=True)]
         for process in self._known:
-            with suppress(psutil.Error):
-                private += _private(process)
-                total += _proportional(process)
-        self._shared = max(0, total - private)
-        return total
+            self._shared += _proportional(process) - _resident(process)
+        now = time.monotonic()
+        # Processes that have just begun grow fast, and map what they share.
+        self._next = now + min(_EXACT_S, max(_INTERVAL_S, now - self._begun))
 
 
 class PeakMemory:
@@ -80,14 +73,15 @@ class PeakMemory:
                 return
 
 
-def _private(process: psutil.Process) -> int:
-    """Return what a process has for itself; all that it has where the system does not tell; 0 where it is gone."""
+def _resident(process: psutil.Process) -> int:
+    """Return what of a process is in memory; 0 where it is gone."""
     with suppress(psutil.Error):
-        info = process.memory_info()
-        return int(max(0, info.rss - getattr(info, "shared", 0)))
+        return int(process.memory_info().rss)
     return 0
 
 
 def _proportional(process: psutil.Process) -> int:
-    info = process.memory_full_info()
-    return int(getattr(info, "pss", 0) or info.rss)
+    """Return the PSS of a process; what is in memory where the system does not tell, or not to us."""
+    with suppress(psutil.Error):
+        return int(getattr(process.memory_full_info(), "pss", 0)) or _resident(process)
+    return _resident(process)

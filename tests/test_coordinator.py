@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 from split_support import i12, save
 
 import etl
@@ -215,16 +216,21 @@ def test_a_build_that_lacks_its_last_transaction_alone_is_gone_on_with(store: st
         assert connection.execute("select count(*) from game_b1.power_build_summary").fetchone() == (RECORDS,)
         assert connection.execute("select count(*) from etl.live").fetchone() == (0,)
         connection.execute("drop trigger refuse on etl.build")
+    phases: list[str] = []
     with psycopg.connect(dsn) as dump:
         dump.execute("set idle_in_transaction_session_timeout = '30s'")
         dump.execute("select count(*) from game_b1.powers, game_b1.powersets")
+        dump.execute("select count(*) from game_b1.power_build_summary")
 
         def let_go(event: Event) -> None:
-            if event.phase == "publish":
-                dump.rollback()  # raises if it had to be waited for
+            if event.phase == "publish" and "publish" not in phases and not dump.closed:
+                phases.append("held" if dump.pgconn.transaction_status == TransactionStatus.INTRANS else "ended")
+                dump.rollback()
+            phases.append(event.phase)
 
         result = coordinator.load(options(store, dsn), let_go)
 
+    assert "held" in phases  # else the server has ended it, because the load waited
     assert (result.build, result.leaves_loaded, result.loaded) == (1, 0, RECORDS)
     assert checksums(dsn) == checksums(empty_dsn)
     assert not verify(dsn).findings

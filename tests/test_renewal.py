@@ -12,7 +12,7 @@ from test_coordinator import checksums
 
 import etl
 from etl import builds, config, coordinator, db, ddl, generate, resources, update
-from etl.errors import Interrupted, MismatchError, SchemaError
+from etl.errors import DatabaseError, Interrupted, MismatchError, SchemaError
 from etl.scope import Scope, scope_of
 from etl.verify import verify
 
@@ -101,6 +101,32 @@ def test_a_changed_definition_renews_its_table_alone(options, redefine) -> None:
     assert logged == [("power_effects",)]
     assert findings(options) == ()
     assert coordinator.load(options).nothing_to_do
+
+
+def test_a_renewal_that_stops_holds_nothing_of_the_published_build(options, redefine) -> None:
+    """A foreign key of an unfinished build would refuse an update its powersets, and a drop would wait for readers."""
+    coordinator.load(options)
+    redefine("tables/powers.sql", "    ai_report text,", "    season text default 'winter',\n    ai_report text,")
+    keys = (
+        "select conname from pg_constraint join pg_class c on c.oid = conrelid join pg_class r on r.oid = confrelid"
+        " where c.relnamespace = 'game_b2'::regnamespace and r.relnamespace = 'game_b1'::regnamespace and conparentid = 0"
+    )
+    with psycopg.connect(options.dsn, autocommit=True) as connection:
+        connection.execute(
+            "create function refuse() returns trigger language plpgsql as $$ begin"
+            " if new.finished_at is not null then raise exception 'not yet'; end if; return new; end $$"
+        )
+        connection.execute("create trigger refuse before update on etl.build for each row execute function refuse()")
+        with pytest.raises(DatabaseError, match="not yet"):
+            coordinator.load(options)
+        assert connection.execute(keys).fetchall() == []
+        assert connection.execute("select to_regclass('game_b2.power_build_summary') is not null").fetchone() == (True,)
+        connection.execute("drop trigger refuse on etl.build")
+        result = coordinator.load(options)
+
+        assert (result.build, result.leaves_loaded, result.renewed) == (2, 0, ("powers", "power_build_summary"))
+        assert connection.execute(keys).fetchall() == [("powers_powerset_id_fkey",)]
+    assert findings(options) == ()
 
 
 def test_a_new_table_loads_alone(options) -> None:

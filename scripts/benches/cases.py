@@ -1,6 +1,7 @@
 """What a comparison works on: one input, its split, and on each server the reference that every result must equal."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from benches import rows, target
 from benches.common import PACK, etl, servers, unpack
@@ -88,12 +90,13 @@ def source_of(given: argparse.Namespace, folder: Path, shape: str, records: int)
 
 def create_database(dsn: str, name: str) -> str:
     """Make a database anew, beside the server's own, with the write-out of what was before behind it; return its DSN."""
+    database = sql.Identifier(name)
     with psycopg.connect(dsn, autocommit=True) as connection:
         files = _hold(connection, name)
-        connection.execute(f"drop database if exists {name} with (force)")
+        connection.execute(sql.SQL("drop database if exists {} with (force)").format(database))
         for file in files:
             os.truncate(file, 0)
-        connection.execute(f"create database {name}")
+        connection.execute(sql.SQL("create database {}").format(database))
         connection.execute("checkpoint")
     return dsn.replace("/etl?", f"/{name}?", 1)
 
@@ -112,11 +115,12 @@ def _hold(connection: psycopg.Connection[Any], name: str) -> list[Path]:
         return []
     folder = Path(row[0], "base", str(row[1]))
     kept = Path(row[0]).parent / "kept" / folder.name
-    kept.mkdir(parents=True)
+    kept.mkdir(parents=True, exist_ok=True)
     names = []
     for file in folder.iterdir():
-        names.append(kept / file.name)
-        names[-1].hardlink_to(file)
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # the server may delete a file at any time
+            (kept / file.name).hardlink_to(file)
+            names.append(kept / file.name)
     return names
 
 
