@@ -17,31 +17,32 @@ class Memory:
     PSS counts a shared page by halves in two processes, so the sum over processes is what the machine has less.
 
     For that the kernel walks all page tables of a process, some milliseconds for each of ours, in which that cannot map
-    memory; the resident set is a number that it has ready. So PSS is looked at once a second, and what has become resident
-    since is added in full: a little too much where processes share it. Children that came since are not seen.
+    memory. So it is asked once a second; in between, what a process has got for itself is added, by two numbers that are
+    ready. What it has mapped since of files, libraries and parts of a store, is seen with the next exact look, and so are
+    children that came since.
     """
 
     def __init__(self, pid: int | None = None) -> None:
         self._root = psutil.Process(pid)
         self._known: list[psutil.Process] = []
-        self._shared = 0  # what the sum of what is resident counts too often, below 0
+        self._more = 0  # than each has for itself; below 0 where a process shares what it has with one that it forked
         self._begun = self._next = time.monotonic()
 
     def used_bytes(self) -> int:
         """Return what is used now; 0 where the process is gone."""
         if time.monotonic() >= self._next:
             self._look()
-        return max(0, sum(map(_resident, self._known)) + self._shared)
+        return max(0, sum(map(_private, self._known)) + self._more)
 
     def _look(self) -> None:
-        """Look at all processes, and at what they share."""
-        self._known, self._shared = [], 0
+        """Look at all processes, and at what they have more than each for itself."""
+        self._known, self._more = [], 0
         with suppress(psutil.Error):
             self._known = [self._root, *self._root.children(recursive=True)]
         for process in self._known:
-            self._shared += _proportional(process) - _resident(process)
+            self._more += _proportional(process) - _private(process)
         now = time.monotonic()
-        # Processes that have just begun grow fast, and map what they share.
+        # Processes that have just begun map their libraries.
         self._next = now + min(_EXACT_S, max(_INTERVAL_S, now - self._begun))
 
 
@@ -73,15 +74,19 @@ class PeakMemory:
                 return
 
 
-def _resident(process: psutil.Process) -> int:
-    """Return what of a process is in memory; 0 where it is gone."""
+def _private(process: psutil.Process) -> int:
+    """Return what a process has for itself; all that it has in memory where the system does not tell; 0 where it is gone."""
     with suppress(psutil.Error):
-        return int(process.memory_info().rss)
+        info = process.memory_info()
+        return int(info.rss - getattr(info, "shared", 0))
     return 0
 
 
 def _proportional(process: psutil.Process) -> int:
-    """Return the PSS of a process; what is in memory where the system does not tell, or not to us."""
+    """Return the PSS of a process; what it has in memory where the system does not tell, or not to us; 0 where it is gone."""
     with suppress(psutil.Error):
-        return int(getattr(process.memory_full_info(), "pss", 0)) or _resident(process)
-    return _resident(process)
+        info = process.memory_full_info()
+        return int(getattr(info, "pss", 0) or info.rss)
+    with suppress(psutil.Error):
+        return int(process.memory_info().rss)
+    return 0
