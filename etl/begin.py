@@ -58,6 +58,8 @@ def read_what_is_done(run: Run) -> None:
     with run.connection.pipeline():
         done = receipts.ask(run.connection, run.build)
         finished = finish.ask_finished(run.connection, run.build)
+        # Near the server leaves are attached while others load, and it is asked again; far away they all are in the end.
+        run.asked = finish.ask(run.connection, run.schema) if run.pool.threads > 1 else None
         enrols = keys.ask_enrolment(run.connection, run.schema)
         if not run.number:
             begun = ledger.begin(
@@ -143,7 +145,7 @@ def _begin(run: Run) -> None:
         archetype_ids, powerset_ids = keys.registered(asked)
         run.build, run.epoch = int(numbered.fetchall()[0][0]), 0  # etl.build.epoch begins there
         if below is None:
-            target = target_of((p.bytes for p in manifest.partitions), run.pool.tasks)
+            target = target_of((p.bytes for p in manifest.partitions), run.pool.workers)
             run.leaves = cut_leaves(manifest.partitions, archetype_ids, powerset_ids, target)
         else:
             run.leaves = _leaves_of(connection, below.base)

@@ -177,7 +177,7 @@ def _run(run: Run) -> LoadResult:
             ask()
         else:
             parts = run.connection, run.build, run.schema, run.leaves, run.wanted, run.done, run.extensions, gather
-            rows = finish.finish(*parts, ask=ask)
+            rows = finish.finish(*parts, asked=run.asked, beside=ask)
         set_aside = outcome.answered(rejects[-1])
         counts = outcome.counts(run.manifest, rows, set_aside)
     with run.phase("publish"):
@@ -271,8 +271,8 @@ def _live(run: Run, row: tuple[Any, ...] | None) -> LoadResult | None:
 def _round_off(run: Run, names: Sequence[str], meanwhile: Callable[[], None]) -> None:
     """Have workers register what the leaves enrolled, index plain tables and analyze those of ``names``; see ``finish``.
 
-    ``meanwhile`` is called while they do. Enrolment and the statistics of powers go one after the other. What enrolment
-    changes is indexed last: until it is done, that would wait.
+    ``meanwhile`` is called while they do. Enrolment and the statistics of powers go one after the other near the server. What
+    enrolment changes is indexed last: until it is done, that would wait.
     """
     tasks: list[tuple[StatisticsTask | IndexTask | EnrolTask, ...]] = [(task,) for task in _indexes(run)]
     tasks.sort(key=lambda each: isinstance(each[0], IndexTask) and each[0].table == REFERENCES)
@@ -289,8 +289,12 @@ def _round_off(run: Run, names: Sequence[str], meanwhile: Callable[[], None]) ->
             rows=run.manifest.rows,
             resolves=REFERENCES in run.wanted,
         )
-        # One after the other: the view takes as long as both, and is ready sooner with a core of its own.
-        tasks.insert(0, (enrolment, statistics.pop("powers")))
+        # One after the other: the view takes as long as both, and is ready sooner with a core of its own. Where the server
+        # is far away the way takes longer than the work.
+        if run.pool.threads > 1:
+            tasks.insert(0, (enrolment,))
+        else:
+            tasks.insert(0, (enrolment, statistics.pop("powers")))
     tasks[1:1] = [(task,) for task in statistics.values()]
     stop_here(run)
     if len(list(parallel.collect(run.pool, work.round_off, tasks, run.stop, len(tasks), meanwhile))) < len(tasks):

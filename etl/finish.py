@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from etl import db, ddl, tables
 from etl.errors import MismatchError
 from etl.plan import Leaf
@@ -9,6 +11,23 @@ from etl.receipts import Receipt
 
 _LINKS = (("powersets", "archetypes"), ("powers", "powersets"))
 """Foreign keys: from which table, to which."""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server was asked before a build is finished: whose its relations are, what is attached, which views it has."""
+
+    homes: ddl.Asked
+    partitions: db.Cursor
+    views: ddl.Asked
+
+
+def ask(connection: db.Connection, schema: str) -> Asked:
+    """Ask what ``finish`` wants to know, maybe beside other questions."""
+    return Asked(
+        homes=ddl.ask_homes(connection, schema, ddl.relations(tables.TABLES)),
+        partitions=ddl.ask_partitions(connection, schema),
+        views={name: _ask_whether_there(connection, schema, name) for name, _ in ddl.views()},
+    )
 
 
 def plain_tables(wanted: Sequence[str]) -> list[str]:
@@ -25,9 +44,11 @@ def finish(
     done: Mapping[tuple[str, str], Receipt],
     extensions: Mapping[str, str | None],
     gather: Callable[[Sequence[str], Callable[[], None]], None],
-    ask: Callable[[], None] = lambda: None,
+    *,
+    asked: Asked | None = None,
+    beside: Callable[[], None] = lambda: None,
 ) -> dict[str, int]:
-    """Attach the leaves that are not yet; then add the foreign keys, build the views, and prove the counts.
+    """Attach the leaves that are not yet; add the foreign keys, build the views, prove the counts, and say that it is done.
 
     ``extensions`` are those that the views' indexes need, as ``ddl.extension_homes`` has them.
 
@@ -36,7 +57,8 @@ def finish(
     views are built; these are committed while others are at work, since their files have to be on the disk by then. What
     a run that was stopped has committed is kept: a view comes with its indexes and statistics, after all leaves.
 
-    What ``ask`` asks of the same connection goes along with the last questions.
+    What ``beside`` asks of the same connection goes along with the last questions. ``asked`` is what ``ask`` has asked,
+    since when nothing was attached.
 
     Each leaf is attached in a transaction of its own, which a later run need not do again: the server tells every session
     of each relation that is touched, and a session that is told of some 4,000 at once forgets all it knew of the
@@ -47,19 +69,20 @@ def finish(
     Raises:
         MismatchError: a table does not hold the rows its receipts name.
     """
-    with connection.pipeline():
-        asked_homes = ddl.ask_homes(connection, schema, ddl.relations(tables.TABLES))
-        partitions = ddl.ask_partitions(connection, schema)
-        asked_views = {name: _ask_whether_there(connection, schema, name) for name, _ in ddl.views()}
-    homes = ddl.found_homes(asked_homes, schema)
+    if asked is None:
+        with connection.pipeline():
+            asked = ask(connection, schema)
+    homes = ddl.found_homes(asked.homes, schema)
     own = [name for name in wanted if homes[name] == schema]
     partitioned = [name for name in own if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
-    if missing := list(ddl.attachments(partitions, schema, partitioned, leaves)):
+    if missing := list(ddl.attachments(asked.partitions, schema, partitioned, leaves)):
         db.each_at_once(connection, missing)
     links = [(name, other) for name, other in _LINKS if homes[name] == schema]
     # Those into the published build, which a renewal stands on, hold it once they are committed.
     inner = [(name, other) for name, other in links if homes[other] == schema]
-    there = {name for name, cursor in asked_views.items() if cursor.fetchone() == (True,)}
+    there = {name for name, cursor in asked.views.items() if cursor.fetchone() == (True,)}
+
+    counts: dict[str, db.Cursor] = {}
 
     def views() -> None:
         with db.at_once(connection):
@@ -70,22 +93,18 @@ def finish(
             for name, path in ddl.views():
                 if homes[name] == schema and name not in there:
                     ddl.create_view(connection, schema, name, path, extensions)
+            connection.execute("commit")
+            connection.execute("begin")
+            counts.update(_ask_counts(connection, schema, wanted))
 
     gather(partitioned, views)
-    try:
-        with connection.pipeline():
-            connection.execute("begin")
-            _link(connection, homes, [link for link in links if link not in inner])
-            if "power_prerequisites" in own:
-                connection.execute(db.query("unresolve_missing", schema=db.identifier(schema)))
-            asked = _ask_counts(connection, schema, wanted)
-            connection.execute(db.query("finish_build"), {"build": build})
-            ask()
-        rows = _proven(asked, done)
-        connection.execute("commit")
-    except BaseException:
-        db.undo(connection)
-        raise
+    rows = _proven({name: counts[name] for name in wanted}, done)
+    with db.at_once(connection):
+        _link(connection, homes, [link for link in links if link not in inner])
+        if "power_prerequisites" in own:
+            connection.execute(db.query("unresolve_missing", schema=db.identifier(schema)))
+        connection.execute(db.query("finish_build"), {"build": build})
+        beside()
     return rows
 
 

@@ -117,29 +117,35 @@ def publish(
     times.append(time.monotonic())
     _await_readers(connection, live_schema, reading, deadline)
     times.append(time.monotonic())
-    generation = _flip(connection, live_schema, build, kind, run)
+    generation, asked_then = _flip(connection, live_schema, build, kind, run)
     times.append(time.monotonic())
-    settled = settle(connection, live_schema, wait_s=settle_s, build=build)
+    settled = settle(connection, live_schema, wait_s=settle_s, build=build, asked=asked_then)
     times.append(time.monotonic())
     seconds = {step: times[i + 1] - times[i] for i, step in enumerate(("widen", "wait", "flip", "settle"))}
     return Publication(generation=generation, settled=settled, seconds=seconds)
 
 
-def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0, build: int = 0) -> bool:
+def settle(
+    connection: db.Connection,
+    live_schema: str,
+    *,
+    wait_s: float = 0.0,
+    build: int = 0,
+    asked: "_Settling | None" = None,
+) -> bool:
     """Let the views read the live build alone, if nobody can be reading another one any more; return whether they do.
 
-    Waits at most ``wait_s`` seconds for the transactions that are open now. ``build`` is the live one, where it is known.
+    Waits at most ``wait_s`` seconds for the transactions that are open now. ``build`` is the live one, where it is known, and
+    ``asked`` what has been asked about it already.
     """
-    with connection.pipeline():
-        live = connection.execute(db.query("live"), {"schema": live_schema})
-        widened = connection.execute(db.query("functions_are_widened"), {"schema": live_schema})
-        open_now = connection.execute(db.query("transactions_in_progress"))
-        asked = _ask_for_settling(connection, live_schema, build)
-    row, asks = live.fetchone(), widened.fetchone()
+    if asked is None:
+        with connection.pipeline():
+            asked = _ask_for_settling(connection, live_schema, build)
+    row, asks = asked.live.fetchone(), asked.widened.fetchone()
     if row is None or not (asks and asks[0]):  # no function asks the row in etl.live any more which build counts
         return True
     deadline = time.monotonic() + wait_s
-    before = {str(name) for (name,) in open_now}
+    before = {str(name) for (name,) in asked.open_now}
     is_old = bool(before) or int(row[0]) != build  # what was asked for beside
     while before:
         if time.monotonic() >= deadline:
@@ -152,10 +158,9 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0, 
     if is_old:
         with connection.pipeline():
             asked = _ask_for_settling(connection, live_schema, build)
-    unread, asked_shapes, readers = asked
-    shapes = _shapes(asked_shapes)
+    shapes = _shapes(asked.shapes)
     # First what nobody reads: as long as another function is still to be settled, a killed run's next one comes here again.
-    if names := [name for (name,) in unread]:
+    if names := [name for (name,) in asked.unread]:
         with connection.pipeline():
             for name in names:
                 connection.execute(db.query("drop_function", function=_function_by_name(name)))
@@ -164,18 +169,31 @@ def settle(connection: db.Connection, live_schema: str, *, wait_s: float = 0.0, 
         columns = shapes[schema, name]
         branch = _branch(shapes, live_schema, name, build, columns, "settled_branch")
         steps[name] = _function(live_schema, name, columns, branch)
-    _replace(connection, live_schema, steps, is_read=bool(readers.fetchall()))
+    _replace(connection, live_schema, steps, is_read=bool(asked.readers.fetchall()))
     return True
 
 
-def _ask_for_settling(
-    connection: db.Connection, live_schema: str, build: int
-) -> tuple[db.Cursor, db.Cursor, db.Cursor]:
-    """Ask for functions that no view reads, for the shapes of a build, and for who reads the views."""
-    return (
-        connection.execute(db.query("unread_functions"), {"schema": live_schema}),
-        _ask_shapes(connection, [schema_of(live_schema, build)]),
-        connection.execute(db.query("transactions_reading"), {"schema": live_schema}),
+class _Settling(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server was asked before views settle; ``shapes`` are those of a build, ``unread`` functions of no view."""
+
+    live: db.Cursor
+    widened: db.Cursor
+    open_now: db.Cursor
+    unread: db.Cursor
+    shapes: db.Cursor
+    readers: db.Cursor
+
+
+def _ask_for_settling(connection: db.Connection, live_schema: str, build: int) -> _Settling:
+    """Ask which build is live and whether views are widened, what is open, and what settling on ``build`` has to know."""
+    values = {"schema": live_schema}
+    return _Settling(
+        live=connection.execute(db.query("live"), values),
+        widened=connection.execute(db.query("functions_are_widened"), values),
+        open_now=connection.execute(db.query("transactions_in_progress")),
+        unread=connection.execute(db.query("unread_functions"), values),
+        shapes=_ask_shapes(connection, [schema_of(live_schema, build)]),
+        readers=connection.execute(db.query("transactions_reading"), values),
     )
 
 
@@ -400,8 +418,11 @@ def _function(
     )
 
 
-def _flip(connection: db.Connection, live_schema: str, build: int, kind: str, run: int | None) -> int:
-    """Change the one row that counts, with its line in the history and its notification."""
+def _flip(connection: db.Connection, live_schema: str, build: int, kind: str, run: int | None) -> tuple[int, _Settling]:
+    """Change the one row that counts, with its line in the history and its notification.
+
+    Returns the new generation, and what the server says after the commit of what is there to settle.
+    """
     with db.at_once(connection):
         # Commits of an unpublished build may wait for nobody (--durability fast); this one reaches the disk, and with
         # it all WAL before it. Tables made and filled under wal_level minimal were synced before their own commit.
@@ -411,8 +432,11 @@ def _flip(connection: db.Connection, live_schema: str, build: int, kind: str, ru
         flipped = connection.execute(db.query("flip"), values)
         connection.execute(db.query("mark_published"), {"build": build})
         connection.execute(db.query("notify_of_flip"), {"schema": live_schema})
+        connection.execute("commit")
+        connection.execute("begin")
+        asked = _ask_for_settling(connection, live_schema, build)
     row = flipped.fetchone()
-    return int(row[0]) if row else 0
+    return (int(row[0]) if row else 0), asked
 
 
 def _transactions(connection: db.Connection, which: str, values: Mapping[str, str] | None = None) -> set[str]:

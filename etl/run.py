@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from etl import config, db, metrics, parallel, renewal, retry, session, tables, timings
+from etl import config, db, finish, metrics, parallel, renewal, retry, session, tables, timings
 from etl.errors import Interrupted
 from etl.model import Event, Manifest, Progress
 from etl.plan import Leaf
@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 
 class Run(msgspec.Struct, kw_only=True):
-    """What the steps of one load share. ``powerset_ids`` are all of the split's, by uid, where this run began the build."""
+    """What the steps of one load share. ``powerset_ids`` are all of the split's, by uid, where this run began the build.
+
+    ``asked`` are the questions that ``finish`` has, where nothing is attached before.
+    """
 
     options: config.LoadOptions
     manifest: Manifest
@@ -40,6 +43,7 @@ class Run(msgspec.Struct, kw_only=True):
     leaves: list[Leaf] = msgspec.field(default_factory=list)
     wanted: tuple[str, ...] = ()
     below: renewal.Renewal | None = None
+    asked: finish.Asked | None = None
     done: dict[tuple[str, str], Receipt] = msgspec.field(default_factory=dict)
     failed: dict[str, Exception] = msgspec.field(default_factory=dict)
     loaded_now: int = 0
