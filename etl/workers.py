@@ -1,7 +1,7 @@
 """Worker processes that each do one task or several at once, in threads: while one waits for the server, another works.
 
 To wait in more places takes no more processes then, each of which would have to start and hold 110 MB. A load of 360,659 flat
-records over 40 ms of round trip takes 1.19 times as long as over none, with what the coordinator saves; it was 1.53 with twice
+records over 40 ms of round trip takes 1.18 times as long as over none, with what the coordinator saves; it was 1.53 with twice
 the processes (`scripts/bench.py far --shape i12`). tests/test_workers.py has leaves that are loaded at once, and their slow
 twin.
 """

@@ -54,7 +54,7 @@ def test_what_a_process_has_grown_by_is_seen_between_exact_looks() -> None:
     not Path("/proc/self/smaps_rollup").exists(), reason="this system does not tell the proportional set size"
 )
 def test_pages_that_a_forked_process_shares_count_once() -> None:
-    code = "import os, sys; x = b'x' * (200 << 20); os.fork(); print('done', flush=True); sys.stdin.read()"
+    code = "import os, sys; x = b'x' * (200 << 20); os.fork(); os.write(1, b'done\\n'); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdin and parent.stdout
         assert [parent.stdout.readline() for _ in range(2)] == [b"done\n"] * 2

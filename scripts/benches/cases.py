@@ -106,7 +106,7 @@ def _hold(connection: psycopg.Connection[Any], name: str) -> list[Path]:
 
     An ext4 without a journal gives nobody the inode of a file that was deleted in the last minute or more, and whenever a
     file is made it looks at all of them again (recently_deleted in its ialloc.c). Loads that make hundreds of files would
-    pay for databases that were dropped before them, by up to a sixth of their time.
+    pay for databases that were dropped before them.
     """
     row = connection.execute(
         "select current_setting('data_directory'), oid from pg_database where datname = %s", [name]
