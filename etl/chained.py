@@ -1,8 +1,8 @@
 """Several COPYs in one query string: the answer that one is done comes with the word that the next may begin.
 
 A COPY by itself waits for the server twice, and libpq refuses it in a pipeline. A query string may hold several: a leaf
-of five tables then waits six times for its COPYs, and not ten: the 42 leaves of 360,659 flat records some 170 times less
-(`scripts/bench.py far` counts the waits). tests/test_chained.py has both ways put down the same rows.
+of five tables then waits six times for its COPYs, and not ten (`scripts/bench.py far` counts the waits of a load).
+tests/test_chained.py has both ways put down the same rows.
 """
 
 from collections.abc import Mapping, Sequence

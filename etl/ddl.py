@@ -28,6 +28,9 @@ WHOLE = 3
 LEAF = 20
 """Leaves have theirs in this part of it, 1,500 rows of each: twenty of them as many as ANALYZE would take of one table."""
 
+FOREIGN_KEYS = (("powersets", "archetype_id", "archetypes"), ("powers", "powerset_id", "powersets"))
+"""Made when all rows are there: which column of which table names a row of which other."""
+
 Asked = Mapping[str, db.Cursor]
 """Questions that the server was asked together, by name; the answers may be read behind a pipeline."""
 
@@ -297,6 +300,22 @@ def unsearched(name: str) -> list[str]:
 
 def _scalars(name: str) -> list[str]:
     return [column for column, kind in tables.spec(name).columns.items() if kind in _SCALARS]
+
+
+def foreign_key(table: str, column: str) -> str:
+    """Return the name of a foreign key."""
+    return f"{table}_{column}_fkey"
+
+
+def link(table: str, column: str, other: str, homes: Mapping[str, str]) -> db.Statement:
+    """Return what adds one of ``FOREIGN_KEYS``, unless it is there; ``homes`` has the schema of each table."""
+    return db.query(
+        "link",
+        table=db.identifier(homes[table], table),
+        key=db.identifier(foreign_key(table, column)),
+        column=db.identifier(column),
+        other=db.identifier(homes[other], other),
+    )
 
 
 def ask_partitions(connection: db.Connection, schema: str) -> db.Cursor:

@@ -9,9 +9,6 @@ from etl.errors import MismatchError
 from etl.plan import Leaf
 from etl.receipts import Receipt
 
-_LINKS = (("powersets", "archetypes"), ("powers", "powersets"))
-"""Foreign keys: from which table, to which."""
-
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What the server was asked before a build is finished: whose its relations are, what is attached, which views it has."""
@@ -77,16 +74,17 @@ def finish(
     partitioned = [name for name in own if name in tables.LEAF_TABLES and tables.spec(name).partitioned]
     if missing := list(ddl.attachments(asked.partitions, schema, partitioned, leaves)):
         db.each_at_once(connection, missing)
-    links = [(name, other) for name, other in _LINKS if homes[name] == schema]
+    keys = [key for key in ddl.FOREIGN_KEYS if homes[key[0]] == schema]
     # Those into the published build, which a renewal stands on, hold it once they are committed.
-    inner = [(name, other) for name, other in links if homes[other] == schema]
+    inner = [key for key in keys if homes[key[2]] == schema]
     there = {name for name, cursor in asked.views.items() if cursor.fetchone() == (True,)}
 
     counts: dict[str, db.Cursor] = {}
 
     def views() -> None:
         with db.at_once(connection):
-            _link(connection, homes, inner)
+            for key in inner:
+                connection.execute(ddl.link(*key, homes))
             connection.execute("commit")
             connection.execute("begin")
             connection.execute(db.query("sample_lightly"), {"part": ddl.WHOLE})
@@ -100,7 +98,9 @@ def finish(
     gather(partitioned, views)
     rows = _proven({name: counts[name] for name in wanted}, done)
     with db.at_once(connection):
-        _link(connection, homes, [link for link in links if link not in inner])
+        for key in keys:
+            if key not in inner:
+                connection.execute(ddl.link(*key, homes))
         if "power_prerequisites" in own:
             connection.execute(db.query("unresolve_missing", schema=db.identifier(schema)))
         connection.execute(db.query("finish_build"), {"build": build})
@@ -110,13 +110,6 @@ def finish(
 
 def _ask_whether_there(connection: db.Connection, schema: str, name: str) -> db.Cursor:
     return connection.execute(db.query("relation_exists"), {"schema": schema, "name": name})
-
-
-def _link(connection: db.Connection, homes: Mapping[str, str], links: Sequence[tuple[str, str]]) -> None:
-    """Add the foreign keys from tables to others, unless they are there."""
-    for name, other in links:
-        places = {table: db.identifier(homes[table], table) for table in (name, other)}
-        connection.execute(db.query(f"link_{name}", **places))
 
 
 def counted(

@@ -13,8 +13,8 @@ from etl.timings import Stint
 MOST_LEAVES = 20
 """The target for the biggest splits, beside a leaf for each archetype: queries without the partition key take longer to plan
 with each leaf (`scripts/bench.py planning`)."""
-# However small a leaf is, the server makes some forty files for it, and as many catalog entries: four for each worker are
-# enough to share the work evenly.
+# However small a leaf is, the server makes a file and catalog entries for each of its tables and indexes: four for each
+# worker are enough to share the work evenly.
 _FOR_EACH_WORKER = 4
 # So that a run which is killed has not much to do again.
 _LEAF_BYTES = 64 << 20

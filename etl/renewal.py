@@ -11,9 +11,6 @@ import msgspec
 
 from etl import db, ddl, publish, resources, tables
 
-# A foreign key, and a view that is made, need a table of their own build: whoever renews the one renews the other.
-_LEAN_ON = {"powersets": ("archetypes",), "powers": ("powersets",)}
-
 
 class Renewal(msgspec.Struct, frozen=True, kw_only=True):
     """What of a published build is to be made anew: the names of ``tables`` and ``views``, one of them at least.
@@ -109,7 +106,7 @@ def _with_dependents(names: set[str]) -> set[str]:
     """Return the names with those that have foreign keys to them."""
     found = set(names)
     for name in tables.TABLES:
-        if found.intersection(_LEAN_ON.get(name, ())):
+        if any(table == name and other in found for table, _, other in ddl.FOREIGN_KEYS):
             found.add(name)
     return found
 

@@ -649,22 +649,11 @@ select pg_advisory_xact_lock(%(space)s + 2, 0);
 -- name: analyze_directory
 analyze {schema}.power_directory;
 
--- name: link_powersets
--- Every powerset has its archetype. A run that was stopped may have said so already; to drop it first would wait for readers.
+-- name: link
+-- A foreign key. A run that was stopped may have made it already; to drop it first would wait for readers.
 do $$
 begin
-    alter table {powersets}
-    add constraint powersets_archetype_id_fkey foreign key (archetype_id) references {archetypes} (id);
-exception when duplicate_object then null;
-end
-$$;
-
--- name: link_powers
--- Every power has its powerset, as above.
-do $$
-begin
-    alter table {powers}
-    add constraint powers_powerset_id_fkey foreign key (powerset_id) references {powersets} (id);
+    alter table {table} add constraint {key} foreign key ({column}) references {other} (id);
 exception when duplicate_object then null;
 end
 $$;

@@ -7,9 +7,6 @@ from etl.plan import Leaf
 from etl.verify import compare
 from etl.verify.proofs import SHOWN, Finding
 
-# Added when all rows are there: sql/queries.sql, link_powersets and link_powers.
-_FOREIGN_KEYS = (("powersets", "powersets_archetype_id_fkey"), ("powers", "powers_powerset_id_fkey"))
-
 
 def missing(connection: db.Connection, schema: str, names: Sequence[str]) -> list[Finding]:
     """Return a finding for each relation of a build that is not there."""
@@ -97,9 +94,10 @@ def _possible(connection: db.Connection, extension: str | None) -> bool:
 
 def _foreign_keys(connection: db.Connection, schema: str, names: Sequence[str]) -> Iterator[Finding]:
     """Yield the foreign keys that are missing, or that were never checked for all rows."""
-    homes = {ddl.home(connection, schema, table) for table, _ in _FOREIGN_KEYS}
+    homes = {ddl.home(connection, schema, table) for table, _, _ in ddl.FOREIGN_KEYS}
     found = [row for home in homes for row in connection.execute(db.query("foreign_keys"), {"schema": home})]
-    for table, key in _FOREIGN_KEYS:
+    for table, column, _ in ddl.FOREIGN_KEYS:
+        key = ddl.foreign_key(table, column)
         if table in names and (table, key) not in [(relation, name) for relation, name, _ in found]:
             yield Finding(check="key", table=table, message=f"foreign key {key} is missing")
     for relation, key, validated in found:
